@@ -1,0 +1,1 @@
+"""Simulated task suites; torch is never imported here."""

@@ -1,0 +1,1 @@
+"""Networks that act; no simulator is ever imported here."""

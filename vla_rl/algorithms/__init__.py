@@ -1,0 +1,1 @@
+"""Algorithms: each file states only what sets it apart."""

@@ -1,0 +1,1 @@
+"""Curricula: which starts to practise on."""

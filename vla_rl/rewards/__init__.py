@@ -1,0 +1,1 @@
+"""Reward models: pure functions of a trajectory."""

@@ -1,0 +1,102 @@
+"""The environment contract: a Gymnasium environment that can also be stepped without looking.
+
+A chunked policy looks once per chunk, and rendering is the dearest part of a step. So a suite
+splits a step in two: ``advance`` moves the simulation, ``observe`` looks at it. ``step`` is the two
+together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_rl.types import Floats, Observation, Spaces
+
+
+class Outcome(NamedTuple):
+    """What one environment step gave, without looking.
+
+    Attributes:
+        reward: The environment's own reward of this step.
+        terminated: The task ended (success or failure), not the clock.
+        truncated: The clock ended it.
+        success: Whether the task is solved now.
+        progress: In [0, 1], 1 when solved.
+    """
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool
+    progress: float
+
+
+class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
+    """Base class of every suite's environments.
+
+    Subclasses set ``action_space`` (a Box in [-1, 1]), ``observation_space`` (see
+    :meth:`observation_space_for`), ``spaces`` and implement the abstract methods. After
+    ``reset(seed=s)`` everything, the first frame included, depends on ``s`` only.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    render_mode = "rgb_array"
+    spaces: Spaces
+
+    @abstractmethod
+    def start(self, seed: int) -> float:
+        """Go to the initial state of ``seed`` and return its progress in [0, 1]."""
+
+    @abstractmethod
+    def advance(self, action: Floats) -> Outcome:
+        """Apply one ``[A]`` action in [-1, 1] (clipped) without rendering."""
+
+    @abstractmethod
+    def observe(self) -> Observation:
+        """Look: render every view at the policy's resolution and read proprioception."""
+
+    @abstractmethod
+    def snapshot(self) -> object:
+        """Everything that determines the future; cheap, and exact when restored."""
+
+    @abstractmethod
+    def restore(self, snapshot: object) -> None:
+        """Return to a snapshot of this environment or of another one of the same task."""
+
+    @staticmethod
+    def observation_space_for(spaces: Spaces) -> gymnasium.spaces.Dict:
+        """The Gymnasium space of ``{"images": [V, h, w, 3] uint8, "state": [S] float32}``."""
+        size = spaces.image_size
+        box = gymnasium.spaces.Box
+        return gymnasium.spaces.Dict(
+            {
+                "images": box(0, 255, (len(spaces.views), size, size, 3), np.uint8),
+                "state": box(-np.inf, np.inf, (spaces.state_dim,), np.float32),
+            }
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Gymnasium's reset; without a seed one is drawn from the environment's own generator."""
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        progress = self.start(seed)
+        return self._look(), {"success": False, "progress": progress}
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+        """Gymnasium's step: ``advance`` and then ``observe``."""
+        outcome = self.advance(action)
+        info = {"success": outcome.success, "progress": outcome.progress}
+        return self._look(), outcome.reward, outcome.terminated, outcome.truncated, info
+
+    def _look(self) -> dict[str, NDArray[Any]]:
+        observation = self.observe()
+        return {"images": observation.images, "state": observation.state}

@@ -1,0 +1,367 @@
+"""The nouns of the framework: plain NumPy data and the protocols that plug-ins satisfy.
+
+Axis legend, used everywhere: **N** episodes, **P** groups, **G** members of a group, **T** decisions
+(policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K** log-prob units of
+one decision (a multiple of H; ``H * A`` for a factorised head), **V** camera views, **S**
+proprioception, **F** frozen backbone features, **B** any batch.
+
+This module imports NumPy only, so that environment workers stay light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vla_rl.sim import SimEnv
+
+Array = NDArray[np.generic]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do: one instruction in one suite.
+
+    Attributes:
+        suite: Name of the suite that makes it (a module in ``envs/`` or a dotted path).
+        id: Name of the task inside its suite, for instance ``"drawer-open-v3"``.
+        instruction: The sentence that the policy is given. Unique within a suite.
+        max_steps: Horizon in environment steps; an episode that reaches it is *truncated*.
+    """
+
+    suite: str
+    id: str
+    instruction: str
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """Which start: a task and a seed that fully determine the initial state.
+
+    Episodes with equal specs form one *group*.
+    """
+
+    task: Task
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task.suite}/{self.task.id}#{self.seed}"
+
+
+# Seeds of the three uses never meet, so that no evaluation state was ever trained on.
+SEED_RANGES: dict[str, range] = {
+    "demo": range(0, 100_000),
+    "train": range(100_000, 1_000_000_000),
+    "eval": range(1_000_000_000, 2_000_000_000),
+}
+
+
+def seed_for(use: str, index: int) -> int:
+    """The ``index``-th seed of a use (``"demo"``, ``"train"`` or ``"eval"``).
+
+    Raises:
+        ValueError: If the use is unknown or the index leaves its range.
+    """
+    if use not in SEED_RANGES:
+        raise ValueError(f"unknown seed use {use!r}; allowed: {', '.join(SEED_RANGES)}")
+    seeds = SEED_RANGES[use]
+    if not 0 <= index < len(seeds):
+        raise ValueError(f"{use} seed index {index} is outside 0..{len(seeds) - 1}")
+    return seeds[index]
+
+
+ArraysT = TypeVar("ArraysT", bound="Arrays")
+
+
+class Arrays:
+    """A dataclass of arrays that share their leading axes; indexing and stacking act on all."""
+
+    def __getitem__(self: ArraysT, index: object) -> ArraysT:
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(cast("type", self))})
+
+    @classmethod
+    def stack(cls: type[ArraysT], items: Sequence[ArraysT]) -> ArraysT:
+        """Stack items along a new first axis."""
+        return cls._join(np.stack, items)
+
+    @classmethod
+    def concatenate(cls: type[ArraysT], items: Sequence[ArraysT]) -> ArraysT:
+        """Join items along their first axis."""
+        return cls._join(np.concatenate, items)
+
+    @classmethod
+    def _join(
+        cls: type[ArraysT], join: Callable[[list[Array]], Array], items: Sequence[ArraysT]
+    ) -> ArraysT:
+        names = [f.name for f in fields(cast("type", cls))]
+        return cls(**{name: join([getattr(item, name) for item in items]) for name in names})
+
+
+@dataclass(frozen=True)
+class Observation(Arrays):
+    """What a policy sees, with any leading axes.
+
+    Attributes:
+        images: ``[*, V, h, w, 3]`` uint8, upright RGB. ``V`` may be 0 for state-only suites.
+        state: ``[*, S]`` float32 proprioception in the suite's own units.
+    """
+
+    images: NDArray[np.uint8]
+    state: Floats
+
+
+@dataclass(frozen=True)
+class ActionChunk(Arrays):
+    """What a policy decides: H low-level actions and how likely they were.
+
+    Attributes:
+        actions: ``[*, H, A]`` float32 in [-1, 1]; derived from ``raw``, only for the environment.
+        raw: ``[*, K]`` float32; what was *sampled* (reals before clipping, or token ids).
+        logprob: ``[*, K]`` float32 log-density or log-probability of ``raw`` at acting.
+        value: ``[*]`` float32 critic estimate; zero where the policy has no critic.
+        features: ``[*, F]`` frozen backbone features of the observation; ``F`` is 0 when the
+            backbone is being trained (nothing can be cached then).
+    """
+
+    actions: Floats
+    raw: Floats
+    logprob: Floats
+    value: Floats
+    features: Array
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode.
+
+    Attributes:
+        spec: The start it was played from.
+        obs: ``[T]`` observations at decisions. Images are empty (``V = 0``) when the collector was
+            told not to keep them because ``chunk.features`` replaces them.
+        chunk: ``[T]`` decisions.
+        executed: ``[T, H]`` bool; an episode may end inside a chunk.
+        env_reward: ``[T]`` float32, the environment's own (dense) reward summed over the chunk.
+        reward: ``[T]`` float32, what algorithms learn from; made by reward models.
+        progress: ``[T + 1]`` float32 in [0, 1], at every decision and at the end.
+        final_value: Critic value of the last observation; 0 if the episode terminated.
+        success: Whether the task was solved at any step.
+        truncated: Whether the time limit ended it (never merged with termination).
+        policy_version: The learner's version that acted.
+    """
+
+    spec: EpisodeSpec
+    obs: Observation
+    chunk: ActionChunk
+    executed: Bools
+    env_reward: Floats
+    reward: Floats
+    progress: Floats
+    final_value: float
+    success: bool
+    truncated: bool
+    policy_version: int
+
+    @property
+    def decisions(self) -> int:
+        """Number of policy calls, T."""
+        return len(self.env_reward)
+
+    @property
+    def steps(self) -> int:
+        """Number of environment steps that were executed."""
+        return int(self.executed.sum())
+
+    @property
+    def total_reward(self) -> float:
+        """Undiscounted sum of ``reward``."""
+        return float(self.reward.sum())
+
+
+Group = list[Trajectory]
+"""Trajectories of equal ``spec``."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Groups packed for an update; one row is one episode, groups are adjacent rows.
+
+    Attributes:
+        obs: ``[N, T]`` padded observations (images empty when features replace them).
+        chunk: ``[N, T]`` padded decisions.
+        mask: ``[N, T, K]`` bool, true for units whose action was really executed.
+        valid: ``[N, T]`` bool, true for decisions that were made.
+        reward: ``[N, T]`` float32.
+        final_value: ``[N]`` float32; truncated: ``[N]`` bool; success: ``[N]`` bool.
+        group: ``[N]`` int, index of the row's group.
+        instruction: N sentences.
+        horizon: H, so that K units can be seen as ``[H, K // H]``.
+    """
+
+    obs: Observation
+    chunk: ActionChunk
+    mask: Bools
+    valid: Bools
+    reward: Floats
+    final_value: Floats
+    truncated: Bools
+    success: Bools
+    group: NDArray[np.int64]
+    instruction: tuple[str, ...]
+    horizon: int
+
+    @classmethod
+    def pack(cls, groups: Sequence[Group]) -> RolloutBatch:
+        """Pad trajectories to the longest one.
+
+        Raises:
+            ValueError: If there is no trajectory, or a group mixes specs.
+        """
+        for members in groups:
+            if len({t.spec for t in members}) != 1:
+                raise ValueError(
+                    f"a group must share one spec, got {sorted({str(t.spec) for t in members})}"
+                )
+        rows = [t for members in groups for t in members]
+        if not rows:
+            raise ValueError("cannot pack an empty list of groups")
+        longest = max(t.decisions for t in rows)
+        horizon = rows[0].executed.shape[1]
+        units = rows[0].chunk.raw.shape[1] // horizon
+
+        def padded(pick: Callable[[Trajectory], Array]) -> Array:
+            first = pick(rows[0])
+            out = np.zeros((len(rows), longest, *first.shape[1:]), first.dtype)
+            for row, trajectory in enumerate(rows):
+                out[row, : trajectory.decisions] = pick(trajectory)
+            return out
+
+        executed = cast(Bools, padded(lambda t: t.executed))
+        return cls(
+            obs=Observation(
+                images=cast("NDArray[np.uint8]", padded(lambda t: t.obs.images)),
+                state=cast(Floats, padded(lambda t: t.obs.state)),
+            ),
+            chunk=ActionChunk(
+                **{
+                    f.name: padded(lambda t, name=f.name: getattr(t.chunk, name))  # type: ignore[misc]
+                    for f in fields(ActionChunk)
+                }
+            ),
+            mask=np.repeat(executed, units, axis=2),
+            valid=executed.any(axis=2),
+            reward=cast(Floats, padded(lambda t: t.reward)),
+            final_value=np.array([t.final_value for t in rows], np.float32),
+            truncated=np.array([t.truncated for t in rows], bool),
+            success=np.array([t.success for t in rows], bool),
+            group=np.repeat(np.arange(len(groups)), [len(g) for g in groups]),
+            instruction=tuple(t.spec.task.instruction for t in rows),
+            horizon=horizon,
+        )
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One recorded or solved episode, every environment step of it.
+
+    Attributes:
+        spec: The start it was played from.
+        obs: ``[L]`` observations, one before each action.
+        actions: ``[L, A]`` float32 in [-1, 1].
+        reward: ``[L]`` float32, the environment's own reward.
+        success: Whether the task was solved.
+        source: Who acted: ``"expert"``, ``"policy"``, ...
+    """
+
+    spec: EpisodeSpec
+    obs: Observation
+    actions: Floats
+    reward: Floats
+    success: bool
+    source: str = "expert"
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+# ------------------------------------------------------------------------------------ plug-ins
+
+
+class Suite(Protocol):
+    """A module in ``envs/`` (or a user's own): what it must define."""
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task of the suite."""
+
+    def make(self, task: Task, **settings: object) -> SimEnv:
+        """An environment for one task; settings are the fields of the module's ``Settings``."""
+
+
+Reward = Callable[[Trajectory], Floats]
+"""``(trajectory) -> [T]`` float32; pure; several are composed by sum."""
+
+
+class Curriculum(Protocol):
+    """Chooses which starts to practise on."""
+
+    def sample(self, count: int) -> list[EpisodeSpec]:
+        """Draw ``count`` starts, one per group."""
+
+    def update(self, groups: Iterable[Group]) -> None:
+        """Learn from the outcome of the groups that were played."""
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state for resuming."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over a state written by ``state_dict``."""
+
+
+def with_reward(trajectory: Trajectory, rewards: Sequence[Reward]) -> Trajectory:
+    """The trajectory with ``reward`` set to the sum of the reward models."""
+    total = np.zeros(trajectory.decisions, np.float32)
+    for reward in rewards:
+        total = total + reward(trajectory)
+    return replace(trajectory, reward=total.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The shapes that tie a policy to a suite.
+
+    Attributes:
+        views: Names of the V camera views, in order.
+        image_size: Height and width in pixels of every view.
+        state_dim: S.
+        action_dim: A.
+    """
+
+    views: tuple[str, ...]
+    image_size: int
+    state_dim: int
+    action_dim: int
+
+
+@dataclass
+class Timing:
+    """Seconds of wall time by part; summed over workers and divided by their number when logged."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add to one part."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+PluginModule = ModuleType
