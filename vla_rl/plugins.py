@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from types import ModuleType
 
 REQUIRED_NAMES: dict[str, tuple[str, ...]] = {
-    "envs": ("Settings", "tasks", "make"),
+    "envs": ("Settings", "tasks", "spaces", "make"),
     "policies": ("Config", "Policy"),
     "algorithms": ("Algorithm",),
     "rewards": ("reward",),

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +85,9 @@ class Arrays:
     """A dataclass of arrays that share their leading axes; indexing and stacking act on all."""
 
     def __getitem__(self: ArraysT, index: object) -> ArraysT:
-        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(cast("type", self))})
+        return type(self)(
+            **{f.name: getattr(self, f.name)[index] for f in fields(cast("type", self))}
+        )
 
     @classmethod
     def stack(cls: type[ArraysT], items: Sequence[ArraysT]) -> ArraysT:
@@ -298,14 +299,43 @@ class Demonstration:
 # ------------------------------------------------------------------------------------ plug-ins
 
 
+@dataclass(frozen=True)
+class EvalProtocol:
+    """A named way to evaluate, so that two results are comparable only if they share it.
+
+    Attributes:
+        name: For instance ``"metaworld-official"``.
+        episodes_per_task: Number of initial states per task, each played exactly once.
+        max_steps: Horizon in environment steps.
+        settings: Suite settings that the protocol asks for (by field name), for instance cameras.
+    """
+
+    name: str
+    episodes_per_task: int
+    max_steps: int
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
 class Suite(Protocol):
-    """A module in ``envs/`` (or a user's own): what it must define."""
+    """A module in ``envs/`` (or a user's own): what it must define.
+
+    ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
+    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``PROTOCOLS``,
+    :class:`EvalProtocol` by name.
+    """
 
     def tasks(self) -> tuple[Task, ...]:
-        """Every task of the suite."""
+        """Every task of the suite; instructions are unique."""
 
-    def make(self, task: Task, **settings: object) -> SimEnv:
-        """An environment for one task; settings are the fields of the module's ``Settings``."""
+    def spaces(self, settings: Any) -> Spaces:
+        """What a policy of this suite sees and does, without making an environment."""
+
+    def make(self, task: Task, settings: Any) -> SimEnv:
+        """An environment for one task."""
+
+
+Expert = Callable[["SimEnv"], Floats]
+"""Looks at the true state of an environment and returns an ``[A]`` action in [-1, 1]."""
 
 
 Reward = Callable[[Trajectory], Floats]
@@ -362,6 +392,3 @@ class Timing:
     def add(self, part: str, seconds: float) -> None:
         """Add to one part."""
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
-
-PluginModule = ModuleType
