@@ -1,8 +1,8 @@
 """The nouns of the framework: plain NumPy data and the protocols that plug-ins satisfy.
 
-Axis legend, used everywhere: **N** episodes, **P** groups, **G** members of a group, **T** decisions
-(policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K** log-prob units of
-one decision (a multiple of H; ``H * A`` for a factorised head), **V** camera views, **S**
+Axis legend, used everywhere: **N** episodes, **P** groups, **G** members of a group, **T**
+decisions (policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K** log-prob
+units of one decision (a multiple of H; ``H * A`` for a factorised head), **V** camera views, **S**
 proprioception, **F** frozen backbone features, **B** any batch.
 
 This module imports NumPy only, so that environment workers stay light.
