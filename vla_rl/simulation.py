@@ -1,0 +1,202 @@
+"""Many episodes on few simulators: the environment side of a rollout, free of torch.
+
+One simulator per task serves any number of *virtual slots*: a slot is a snapshot that is restored,
+moved H actions on, rendered once and put away again. Equal specs (a group) are reset once and
+restored for every member.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vla_rl import plugins
+from vla_rl.sim import Outcome, SimEnv
+from vla_rl.types import (
+    Arrays,
+    Bools,
+    Demonstration,
+    EpisodeSpec,
+    Floats,
+    Observation,
+    Spaces,
+    Task,
+    Timing,
+)
+
+
+@dataclass(frozen=True)
+class StepResult(Arrays):
+    """What executing one chunk in each of B slots gave.
+
+    Attributes:
+        obs: ``[B]`` the next observation; meaningless where ``done`` without ``truncated``.
+        reward: ``[B]`` environment reward summed over the executed actions.
+        executed: ``[B, H]`` bool.
+        progress: ``[B]`` in [0, 1].
+        success: ``[B]`` bool.
+        truncated: ``[B]`` bool.
+        done: ``[B]`` bool, terminated or truncated.
+    """
+
+    obs: Observation
+    reward: Floats
+    executed: Bools
+    progress: Floats
+    success: Bools
+    truncated: Bools
+    done: Bools
+
+    @classmethod
+    def zeros(cls, count: int, horizon: int, spaces: Spaces) -> StepResult:
+        """An empty result for ``count`` slots, to be filled row by row."""
+        size, views = spaces.image_size, len(spaces.views)
+        return cls(
+            obs=Observation(
+                images=np.zeros((count, views, size, size, 3), np.uint8),
+                state=np.zeros((count, spaces.state_dim), np.float32),
+            ),
+            reward=np.zeros(count, np.float32),
+            executed=np.zeros((count, horizon), bool),
+            progress=np.zeros(count, np.float32),
+            success=np.zeros(count, bool),
+            truncated=np.zeros(count, bool),
+            done=np.zeros(count, bool),
+        )
+
+
+@dataclass
+class _Slot:
+    spec: EpisodeSpec
+    snapshot: object
+
+
+@dataclass
+class SlotPool:
+    """Simulators of one suite and the virtual slots that live on them.
+
+    Attributes:
+        suite: Plug-in name of the suite.
+        settings: The suite's ``Settings``.
+        render_last: Whether to look at the last state of a truncated episode (for a critic).
+    """
+
+    suite: str
+    settings: object
+    render_last: bool = False
+    timing: Timing = field(default_factory=Timing)
+    _envs: dict[Task, SimEnv] = field(default_factory=dict)
+    _slots: list[_Slot] = field(default_factory=list)
+
+    def begin(self, specs: Sequence[EpisodeSpec]) -> tuple[Observation, Floats]:
+        """Open one slot per spec; return their first observations ``[B]`` and progress ``[B]``."""
+        starts: dict[EpisodeSpec, tuple[object, Observation, float]] = {}
+        for spec in specs:
+            if spec not in starts:
+                starts[spec] = self._start(spec)
+        self._slots = [_Slot(spec, starts[spec][0]) for spec in specs]
+        first = Observation.stack([starts[spec][1] for spec in specs])
+        return first, np.array([starts[spec][2] for spec in specs], np.float32)
+
+    def execute(self, rows: Sequence[int], actions: Floats) -> StepResult:
+        """Execute one ``[H, A]`` chunk in each of the slots ``rows``; ``actions [B, H, A]``."""
+        first = self._env(self._slots[rows[0]].spec.task)
+        result = StepResult.zeros(len(rows), actions.shape[1], first.spaces)
+        for index, (row, chunk) in enumerate(zip(rows, actions, strict=True)):
+            self._execute_one(self._slots[row], chunk, result, index)
+        return result
+
+    def record(self, spec: EpisodeSpec) -> Demonstration:
+        """Let the suite's scripted expert play one episode, looking before every action."""
+        env = self._env(spec.task)
+        expert = plugins.load("envs", self.suite).expert(spec.task)
+        env.start(spec.seed)
+        looks, actions, rewards = [], [], []
+        outcome = Outcome(0.0, False, False, False, 0.0)
+        while not (outcome.terminated or outcome.truncated):
+            looks.append(env.observe())
+            actions.append(np.clip(expert(env), -1.0, 1.0).astype(np.float32))
+            outcome = env.advance(actions[-1])
+            rewards.append(outcome.reward)
+        return Demonstration(
+            spec=spec,
+            obs=Observation.stack(looks),
+            actions=np.stack(actions),
+            reward=np.array(rewards, np.float32),
+            success=outcome.success,
+        )
+
+    def close(self) -> None:
+        """Close every simulator."""
+        for env in self._envs.values():
+            env.close()
+        self._envs.clear()
+        self._slots.clear()
+
+    def _env(self, task: Task) -> SimEnv:
+        if task not in self._envs:
+            self._envs[task] = plugins.load("envs", self.suite).make(task, self.settings)
+        return self._envs[task]
+
+    def _start(self, spec: EpisodeSpec) -> tuple[object, Observation, float]:
+        env = self._env(spec.task)
+        began = time.perf_counter()
+        progress = env.start(spec.seed)
+        snapshot = env.snapshot()
+        started = time.perf_counter()
+        look = env.observe()
+        self.timing.add("physics", started - began)
+        self.timing.add("render", time.perf_counter() - started)
+        return snapshot, look, progress
+
+    def _execute_one(self, slot: _Slot, chunk: Floats, out: StepResult, index: int) -> None:
+        env = self._env(slot.spec.task)
+        began = time.perf_counter()
+        env.restore(slot.snapshot)
+        for step, action in enumerate(chunk):
+            outcome = env.advance(action)
+            out.executed[index, step] = True
+            out.reward[index] += outcome.reward
+            if outcome.terminated or outcome.truncated:
+                break
+        out.progress[index] = outcome.progress
+        out.success[index] = outcome.success
+        out.truncated[index] = outcome.truncated
+        out.done[index] = outcome.terminated or outcome.truncated
+        if not out.done[index]:
+            slot.snapshot = env.snapshot()
+        moved = time.perf_counter()
+        self.timing.add("physics", moved - began)
+        if not out.done[index] or (outcome.truncated and self.render_last):
+            look = env.observe()
+            out.obs.images[index] = look.images
+            out.obs.state[index] = look.state
+        self.timing.add("render", time.perf_counter() - moved)
+
+
+def replay(
+    suite: str, settings: object, spec: EpisodeSpec, actions: Floats
+) -> list[np.ndarray]:
+    """Play ``[L, A]`` actions from a start and return one frame per step, ``[h, w, 3]`` uint8.
+
+    Because a spec determines everything, an episode can be filmed after it was played, at any
+    camera and quality.
+    """
+    env: SimEnv = plugins.load("envs", suite).make(spec.task, settings)
+    env.start(spec.seed)
+    frames = [env.observe().images[0]]
+    for action in actions:
+        outcome = env.advance(action)
+        frames.append(env.observe().images[0])
+        if outcome.terminated or outcome.truncated:
+            break
+    env.close()
+    return frames
+
+
+def with_horizon(task: Task, max_steps: int | None) -> Task:
+    """The task with another horizon in environment steps (None keeps its own)."""
+    return task if max_steps is None else replace(task, max_steps=max_steps)

@@ -1,0 +1,212 @@
+"""Reinforcement learning: draw starts, play groups, keep those that teach, update, repeat."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vla_rl.collector import Collector, OnEpisode, episode_keys
+from vla_rl.learner import Learner
+from vla_rl.rollout import PlaySettings
+from vla_rl.types import Curriculum, Group, Reward, RolloutBatch, Timing, with_reward
+
+
+class Algorithm(Protocol):
+    """What the loop needs of an algorithm (a dataclass in ``vla_rl/algorithms`` or a user's own).
+
+    Attributes:
+        group_size: Rollouts from each start.
+        uses_critic: Whether episodes cut by the time limit need a bootstrap value.
+        trains: Parameter groups of the policy that the algorithm trains.
+    """
+
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def uses_critic(self) -> bool: ...
+    @property
+    def trains(self) -> tuple[str, ...]: ...
+
+    def keep(self, group: Group) -> bool:
+        """Whether a group can teach something; the others are dropped and drawn again."""
+
+    def update(
+        self, learner: Learner, batch: RolloutBatch, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Improve the policy on one batch; returns what to log."""
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state for resuming."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over a state."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The reinforcement-learning loop."""
+
+    iterations: int = 30
+    """Updates to make."""
+    minutes: float = 0.0
+    """Stop after this many minutes of training, 0 for no limit. Checked between iterations."""
+    groups_per_iteration: int = 8
+    """Groups to learn from in one update."""
+    max_tries: int = 2
+    """How often groups are drawn in one iteration to replace those without contrast."""
+    checkpoint_every: int = 5
+    """Iterations between checkpoints; the last one is always saved."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "groups_per_iteration", "max_tries", "checkpoint_every"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"train {name} must be at least 1, got {vars(self)[name]}")
+        if self.minutes < 0:
+            raise ValueError(f"train minutes must not be negative, got {self.minutes}")
+
+
+class Draw(NamedTuple):
+    """Groups of one iteration.
+
+    Attributes:
+        kept: Groups to learn from.
+        played: Every group that was played.
+        seconds: Wall time by part.
+    """
+
+    kept: list[Group]
+    played: list[Group]
+    seconds: dict[str, float]
+
+
+@dataclass
+class Loop:
+    """The state of a run, and one iteration of it.
+
+    Attributes:
+        seed: Of noise and minibatches.
+        iteration: Iterations done.
+        env_steps: Environment steps taken so far.
+    """
+
+    collector: Collector
+    learner: Learner
+    algorithm: Algorithm
+    curriculum: Curriculum
+    rewards: Sequence[Reward]
+    config: TrainConfig
+    seed: int
+    iteration: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    seconds: float = 0.0
+    on_episode: OnEpisode = field(default=lambda task, success: None)
+
+    def step(self) -> dict[str, float]:
+        """One iteration: collect, update, and return what to log."""
+        began = time.perf_counter()
+        draw = self._draw()
+        collected = time.perf_counter()
+        metrics: dict[str, float] = {}
+        if draw.kept:
+            rng = np.random.default_rng([self.seed, 2, self.iteration])
+            batch = RolloutBatch.pack(draw.kept)
+            metrics = self.algorithm.update(self.learner, batch, rng)
+        self.iteration += 1
+        ended = time.perf_counter()
+        self.seconds += ended - began
+        parts = {**draw.seconds, "update": ended - collected}
+        return {**metrics, **self._describe(draw), **_shares(parts, ended - began)}
+
+    def _draw(self) -> Draw:
+        """Play groups until enough have contrast or the tries are used up (DAPO, RIPT-VLA)."""
+        wanted, size = self.config.groups_per_iteration, self.algorithm.group_size
+        kept: list[Group] = []
+        played: list[Group] = []
+        timing = Timing()
+        for attempt in range(self.config.max_tries):
+            specs = self.curriculum.sample(wanted - len(kept))
+            keys = episode_keys(self.seed, self.iteration, attempt, count=len(specs) * size)
+            rollout = self.collector.collect(
+                self.learner.policy,
+                [spec for spec in specs for _ in range(size)],
+                keys,
+                PlaySettings(
+                    final_value=self.algorithm.uses_critic, version=self.learner.version
+                ),
+                self.on_episode,
+            )
+            for part, seconds in rollout.seconds.items():
+                timing.add(part, seconds)
+            scored = [with_reward(t, self.rewards) for t in rollout.trajectories]
+            groups = [scored[i : i + size] for i in range(0, len(scored), size)]
+            self.curriculum.update(groups)
+            played += groups
+            kept += [group for group in groups if self.algorithm.keep(group)]
+            if len(kept) >= wanted:
+                break
+        return Draw(kept, played, timing.seconds)
+
+    def _describe(self, draw: Draw) -> dict[str, float]:
+        episodes = [t for group in draw.played for t in group]
+        self.env_steps += sum(t.steps for t in episodes)
+        self.episodes += len(episodes)
+        by_task = defaultdict(list)
+        for t in episodes:
+            by_task[t.spec.task.id].append(t)
+        rates = {
+            f"train/success/{task}": float(np.mean([t.success for t in of_task]))
+            for task, of_task in by_task.items()
+        }
+        return {
+            **rates,
+            "train/success": float(np.mean([t.success for t in episodes])),
+            "train/episode_steps": float(np.mean([t.steps for t in episodes])),
+            "train/env_reward": float(np.mean([t.env_reward.sum() for t in episodes])),
+            "train/groups_played": len(draw.played),
+            "train/groups_kept": len(draw.kept),
+            "train/frac_groups_dropped": 1 - len(draw.kept) / len(draw.played),
+            "train/env_steps": self.env_steps,
+            "train/episodes": self.episodes,
+            "train/workers_lost": self.collector.lost,
+        }
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state besides the learner's tensors."""
+        return {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "seconds": self.seconds,
+            "version": self.learner.version,
+            "algorithm": self.algorithm.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over a state written by :meth:`state_dict`."""
+        for name in ("iteration", "env_steps", "episodes", "seconds"):
+            setattr(self, name, state[name])
+        self.learner.version = int(str(state["version"]))
+        self.algorithm.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
+        self.curriculum.load_state_dict(state["curriculum"])  # type: ignore[arg-type]
+
+
+OnIteration = Callable[[Loop, dict[str, float]], None]
+
+
+def run(loop: Loop, on_iteration: OnIteration) -> None:
+    """Iterate until the configured number of iterations or minutes."""
+    limit = 60 * loop.config.minutes or float("inf")
+    while loop.iteration < loop.config.iterations and loop.seconds < limit:
+        on_iteration(loop, loop.step())
+
+
+def _shares(parts: Mapping[str, float], total: float) -> dict[str, float]:
+    """Seconds by part under ``time/``, and their total."""
+    return {**{f"time/{part}": seconds for part, seconds in parts.items()}, "time/total": total}

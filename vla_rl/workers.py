@@ -1,0 +1,357 @@
+"""Worker processes that survive what simulators do: they are watched, restarted and re-run.
+
+Nothing here imports torch. A worker answers jobs one after the other; the parent sees its answers,
+its signs of life, its exceptions (raised in the parent), its death and its silence (both answered
+by a restart and the same job again).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.shared_memory import SharedMemory
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vla_rl.messages import receive, send
+from vla_rl.simulation import SlotPool, replay
+from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
+
+
+class Job(NamedTuple):
+    """A method of the worker and its arguments."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+
+class WorkerFailed(RuntimeError):
+    """A worker raised an exception (its traceback is the message); running again would not help."""
+
+
+class WorkerLost(RuntimeError):
+    """A worker died or fell silent."""
+
+
+Beat = Callable[[object], None]
+
+
+@dataclass
+class SimulationWorker:
+    """What a torch-free worker can do; every public method is a job.
+
+    Attributes:
+        suite: Plug-in name of the suite.
+        settings: The suite's ``Settings``.
+        beat: Sends a sign of life with a small payload to the parent.
+    """
+
+    suite: str
+    settings: object
+    beat: Beat
+    pool: SlotPool = field(init=False)
+    _shared: SharedObservations | None = None
+
+    def __post_init__(self) -> None:
+        self.pool = SlotPool(self.suite, self.settings)
+
+    def record(self, specs: Sequence[EpisodeSpec]) -> list[Demonstration]:
+        """Expert demonstrations, one per spec."""
+        demonstrations = []
+        for spec in specs:
+            demonstrations.append(self.pool.record(spec))
+            self.beat(demonstrations[-1].success)
+        return demonstrations
+
+    def replay(self, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:
+        """Frames of an episode, ``[L + 1]`` times ``[h, w, 3]`` uint8."""
+        return replay(self.suite, settings, spec, actions)
+
+    def begin(
+        self, rows: list[int], specs: Sequence[EpisodeSpec], shared: SharedLayout, last: bool
+    ) -> Floats:
+        """Open slots; write first observations to shared rows; return progress ``[B]``."""
+        if self._shared is None or self._shared.layout != shared:
+            self._shared = SharedObservations(shared)
+        self.pool.render_last = last
+        obs, progress = self.pool.begin(specs)
+        self._shared.write(rows, obs)
+        return progress
+
+    def execute(
+        self, rows: list[int], slots: list[int], actions: Floats
+    ) -> tuple[object, dict[str, float]]:
+        """Execute chunks in slots; observations go to shared rows, the rest is returned."""
+        assert self._shared is not None
+        result = self.pool.execute(slots, actions)
+        self._shared.write(rows, result.obs)
+        seconds, self.pool.timing.seconds = self.pool.timing.seconds, {}
+        light = (result.reward, result.executed, result.progress)
+        return (*light, result.success, result.truncated, result.done), seconds
+
+
+class WorkerFactory(Protocol):
+    """Makes the object whose methods are the jobs; must be picklable."""
+
+    def __call__(self, beat: Beat) -> object:
+        """Called once in the new process."""
+
+
+@dataclass(frozen=True)
+class SimulationWorkerFactory:
+    """Makes a :class:`SimulationWorker`."""
+
+    suite: str
+    settings: object
+
+    def __call__(self, beat: Beat) -> SimulationWorker:
+        """Called once in the new process."""
+        return SimulationWorker(self.suite, self.settings, beat)
+
+
+@dataclass(frozen=True)
+class SharedLayout:
+    """Name and shape of a shared block of observations."""
+
+    name: str
+    rows: int
+    spaces: Spaces
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``[rows, V, h, w, 3]``."""
+        size = self.spaces.image_size
+        return (self.rows, len(self.spaces.views), size, size, 3)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the block."""
+        return int(np.prod(self.image_shape)) + 4 * self.rows * self.spaces.state_dim
+
+
+class SharedObservations:
+    """A block of observations that env workers write and the policy's process reads."""
+
+    def __init__(self, layout: SharedLayout, create: bool = False) -> None:
+        """Attach to the block, or make it."""
+        self.layout = layout
+        self._segment = SharedMemory(layout.name, create=create, size=max(layout.bytes, 1))
+        self._owner = create
+        images = int(np.prod(layout.image_shape))
+        self.images = np.ndarray(layout.image_shape, np.uint8, self._segment.buf)
+        self.state = np.ndarray(
+            (layout.rows, layout.spaces.state_dim), np.float32, self._segment.buf, images
+        )
+
+    def write(self, rows: Sequence[int], obs: Observation) -> None:
+        """Write B observations to these rows."""
+        self.images[rows] = obs.images
+        self.state[rows] = obs.state
+
+    def read(self, rows: np.ndarray) -> Observation:
+        """A private copy of these rows."""
+        return Observation(self.images[rows], self.state[rows])
+
+    def close(self) -> None:
+        """Detach; the owner also removes the block."""
+        del self.images, self.state
+        self._segment.close()
+        if self._owner:
+            self._segment.unlink()
+
+
+def _serve(connection: Connection, factory: WorkerFactory) -> None:
+    """Main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    try:
+        worker = factory(lambda payload: send(connection, ("beat", payload)))
+        while True:
+            job = receive(connection)
+            assert isinstance(job, Job)
+            send(connection, _answer(worker, job))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone, or closed us
+    # Software GL prints errors from destructors at interpreter exit; there is nothing left to save.
+    os._exit(0)
+
+
+def _answer(worker: object, job: Job) -> tuple[str, object]:
+    """Do a job; an exception is an answer too, or the parent would see only a death."""
+    try:
+        return "done", getattr(worker, job.method)(*job.arguments)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception:
+        return "failed", traceback.format_exc()
+
+
+@dataclass
+class _Member:
+    process: ForkServerProcess
+    connection: Connection
+    heard: float
+
+
+class Crew:
+    """A fixed number of workers.
+
+    Args:
+        factory: Makes the worker object in the new process.
+        count: Number of workers.
+        timeout: Seconds of silence while busy after which a worker counts as hung.
+        preload: Modules that the fork server imports once, so that workers start at once.
+        restarts: How often one worker may be lost on the same job before giving up.
+    """
+
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        count: int,
+        timeout: float,
+        preload: Sequence[str],
+        restarts: int = 3,
+    ) -> None:
+        self._factory = factory
+        self._timeout = timeout
+        self._restarts = restarts
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", *preload])
+        self._members = [self._hire() for _ in range(count)]
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [int(member.process.pid or 0) for member in self._members]
+
+    def run(
+        self, jobs: Sequence[Job], on_beat: Callable[[int, object], None] = lambda index, beat: None
+    ) -> list[object]:
+        """Give job i to worker i, wait for all and return their answers.
+
+        Raises:
+            WorkerFailed: If a worker raised.
+            WorkerLost: If a worker was lost more than ``restarts`` times on its job.
+        """
+        if len(jobs) > len(self._members):
+            raise ValueError(f"{len(jobs)} jobs for {len(self._members)} workers")
+        answers: dict[int, object] = {}
+        losses = [0] * len(jobs)
+        waiting = {index: job for index, job in enumerate(jobs)}
+        for index, job in waiting.items():
+            self._send_or_replace(index, job)
+        while waiting:
+            for index in self._ready(list(waiting)):
+                try:
+                    kind, payload = self.receive(index)
+                except WorkerLost:
+                    losses[index] += 1
+                    if losses[index] > self._restarts:
+                        raise
+                    self.replace(index)
+                    self._send_or_replace(index, waiting[index])
+                    continue
+                if kind == "beat":
+                    on_beat(index, payload)
+                else:
+                    answers[index] = payload
+                    del waiting[index]
+        return [answers[index] for index in range(len(jobs))]
+
+    def send(self, index: int, job: Job) -> None:
+        """Give a job to one worker without waiting.
+
+        Raises:
+            WorkerLost: If it is dead.
+        """
+        member = self._members[index]
+        member.heard = time.monotonic()
+        try:
+            send(member.connection, job)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise WorkerLost(f"worker {index} died") from error
+
+    def receive(self, index: int) -> tuple[str, object]:
+        """The next message of one worker, ``("beat" | "done", payload)``.
+
+        Raises:
+            WorkerFailed: If it raised.
+            WorkerLost: If it died or fell silent.
+        """
+        member = self._members[index]
+        left = self._timeout - (time.monotonic() - member.heard)
+        try:
+            if not member.connection.poll(max(left, 0.0)):
+                raise WorkerLost(f"worker {index} was silent for {self._timeout:.0f} s")
+            message = receive(member.connection)
+        except (EOFError, ConnectionResetError) as error:
+            member.process.join(1.0)
+            code = member.process.exitcode
+            raise WorkerLost(f"worker {index} died (exit code {code})") from error
+        member.heard = time.monotonic()
+        kind, payload = message  # type: ignore[misc]
+        if kind == "failed":
+            raise WorkerFailed(f"worker {index} failed:\n{payload}")
+        return kind, payload
+
+    def replace(self, index: int) -> None:
+        """Kill a worker, if it still lives, and start another in its place."""
+        self.lost += 1
+        self._dismiss(self._members[index])
+        self._members[index] = self._hire()
+
+    def replace_all(self) -> None:
+        """Start over with fresh workers."""
+        for index in range(len(self._members)):
+            self.replace(index)
+
+    def close(self) -> None:
+        """End every worker; none outlives this call."""
+        for member in self._members:
+            self._dismiss(member)
+        self._members = []
+
+    def _send_or_replace(self, index: int, job: Job) -> None:
+        try:
+            self.send(index, job)
+        except WorkerLost:
+            self.replace(index)
+            self.send(index, job)
+
+    def _ready(self, indices: list[int]) -> list[int]:
+        """Workers that have a message or died, and those that have been silent for too long."""
+        silent = [time.monotonic() - self._members[i].heard for i in indices]
+        patience = max(self._timeout - max(silent), 0.0)
+        connections = {self._members[i].connection: i for i in indices}
+        ready = [connections[c] for c in wait(list(connections), patience)]  # type: ignore[index]
+        late = [i for i, s in zip(indices, silent, strict=True) if s >= self._timeout]
+        return ready or late
+
+    def _hire(self) -> _Member:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._factory), daemon=True)
+        process.start()
+        theirs.close()
+        return _Member(process, ours, time.monotonic())
+
+    def _dismiss(self, member: _Member) -> None:
+        member.connection.close()
+        if member.process.is_alive():
+            member.process.kill()
+        member.process.join()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
