@@ -11,7 +11,10 @@ run after :func:`choose_gl`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
+import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -20,7 +23,8 @@ import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,9 +92,8 @@ def choose_gl() -> GLChoice:
         return GLChoice(backend, reason)
     found, detail = _asked_for(asked) if asked else _first_that_works()
     note = _use(found.backend, software="llvmpipe" in detail or "softpipe" in detail)
-    choice = GLChoice(found.backend, found.reason + note)
-    os.environ[_CHOICE_VARIABLE] = "|".join(choice)
-    return choice
+    os.environ[_CHOICE_VARIABLE] = "|".join(found)
+    return GLChoice(found.backend, found.reason + note)
 
 
 def _asked_for(backend: str) -> tuple[GLChoice, str]:
@@ -113,7 +116,9 @@ def _first_that_works() -> tuple[GLChoice, str]:
         probe = _probe(backend)
         if probe.works:
             because = "".join(f"{failure}; using {backend.upper()}; " for failure in failures)
-            return GLChoice(backend, because + f"{backend.upper()} works: {probe.detail}"), probe.detail
+            return GLChoice(
+                backend, because + f"{backend.upper()} works: {probe.detail}"
+            ), probe.detail
         failures.append(f"{backend.upper()} failed: {probe.detail}")
     raise RuntimeError(
         "MuJoCo cannot render, because no GL library works. Install one of them:\n"
@@ -148,7 +153,9 @@ def _probe(backend: str) -> _Probe:
 def _cause(stderr: str) -> str:
     """The error that started it: clean-up code may raise more errors after it."""
     lines = [line.strip() for line in stderr.splitlines()]
-    errors = [line for line in lines if "Error" in line.split(":")[0] and " " not in line.split(":")[0]]
+    errors = [
+        line for line in lines if "Error" in line.split(":")[0] and " " not in line.split(":")[0]
+    ]
     return (errors or lines or [""])[0]
 
 
@@ -166,7 +173,7 @@ def _use(backend: str, software: bool) -> str:
     used = getattr(getattr(earlier, "GLContext", None), "__module__", f"mujoco.{backend}")
     if used == f"mujoco.{backend}":
         return ""
-    return f" (mujoco was imported before with {used.removeprefix('mujoco.')})"
+    return f"; mujoco was imported before for {used.removeprefix('mujoco.')}, which is not used"
 
 
 # -------------------------------------------------------------------------------- the GL context
@@ -180,6 +187,7 @@ def _make_current() -> None:
     global _context
     if _context is None:
         backend = choose_gl().backend
+        _load_triton_first()
         if backend == "egl":
             from mujoco.egl import GLContext
         elif backend == "osmesa":
@@ -190,6 +198,20 @@ def _make_current() -> None:
         # Registered after the driver's own exit handler, hence run before it.
         atexit.register(_close_all)
     _context.make_current()
+
+
+def _load_triton_first() -> None:
+    """Keep PyTorch's compiler from crashing the process later.
+
+    Triton and Mesa's software rasteriser each bring an LLVM. Mesa's is loaded with global symbols,
+    so a Triton loaded after it, which the first optimiser does, binds to the wrong one. Loading the
+    library alone imports neither Triton nor PyTorch.
+    """
+    package = importlib.util.find_spec("triton")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        for library in Path(folder, "_C").glob("libtriton*.so"):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library))
 
 
 def _close_all() -> None:
@@ -254,8 +276,9 @@ def check_image(size: int, quality: str) -> None:
 class FrameRenderer:
     """Draws the same views of one simulation again and again.
 
-    Use it from one thread. The scene follows ``data`` as it is at the call, so positions must have
-    been computed (``mj_forward``) after the last change of the state.
+    Use it from one thread. Places follow ``data`` as it is at the call, so they must have been
+    computed (``mj_forward``) after the last change of the state; colours and sizes are those that
+    the model had when the renderer was made.
     """
 
     def __init__(
@@ -272,40 +295,42 @@ class FrameRenderer:
         Args:
             model: The simulated model; it is not changed.
             data: Its state.
-            views: What to draw, in order.
+            views: What to draw, in order; at least one.
             size: Height and width in pixels, 16 to 1024.
             quality: ``"fast"`` or ``"full"``.
             cells: Edge length in metres, for each mesh of the model, of the cells that its vertices
                 are merged in when the quality is "fast"; 0 keeps a mesh as it is.
 
         Raises:
-            ValueError: If the size or the quality is not allowed.
+            ValueError: If there is no view, or the size or the quality is not allowed.
             RuntimeError: If no GL library works.
         """
         check_image(size, quality)
+        if not views:
+            raise ValueError("a renderer needs at least one view")
         _make_current()
         import mujoco
 
         self._mujoco = mujoco
-        self._model, self._data = model, data
-        drawn = copy.copy(model)
-        drawn.vis.global_.offwidth = size * max(1, len(views))
-        drawn.vis.global_.offheight = size
-        if quality == "fast":
-            drawn.vis.quality.offsamples = 0
-            if cells is not None:
-                merge_vertices(drawn, cells)
-        self._gl = mujoco.MjrContext(drawn, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        self._data, self._size, self._fast = data, size, quality == "fast"
+        self._model = copy.copy(model)
+        self._model.vis.global_.offwidth, self._model.vis.global_.offheight = (
+            size * len(views),
+            size,
+        )
+        if self._fast:
+            _simplify(self._model, size, cells)
+        self._gl = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._gl)
-        self._scene = mujoco.MjvScene(drawn, maxgeom=model.ngeom + model.nsite + 64)
-        if quality == "fast":
+        self._scene = mujoco.MjvScene(self._model, maxgeom=model.ngeom + model.nsite + 64)
+        if self._fast:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._options = mujoco.MjvOption()
+        self._groups = model.geom_group.copy()
         self._views = [(view, _camera(model, view)) for view in views]
         self._rects = [mujoco.MjrRect(i * size, 0, size, size) for i in range(len(views))]
         self._whole = mujoco.MjrRect(0, 0, size * len(views), size)
-        self._size = size
         _renderers.add(self)
 
     def render(self) -> NDArray[np.uint8]:
@@ -319,21 +344,13 @@ class FrameRenderer:
         """
         if self._gl is None:
             raise RuntimeError("the renderer is closed")
-        size, count = self._size, len(self._views)
-        if not count:
-            return np.empty((0, size, size, 3), np.uint8)
-        mujoco = self._mujoco
         _make_current()
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(
-            self._model, self._data, self._options, None, self._views[0][1], everything, self._scene
-        )
         for (view, camera), rect in zip(self._views, self._rects, strict=True):
-            mujoco.mjv_updateCamera(self._model, self._data, camera, self._scene)
-            _move(self._scene, view)
-            mujoco.mjr_render(rect, self._scene, self._gl)
+            self._draw(view, camera, rect)
+        # The views lie side by side in one buffer, so that one read fetches them all.
+        size, count = self._size, len(self._views)
         strip = np.empty((size, count * size, 3), np.uint8)
-        mujoco.mjr_readPixels(strip, None, self._whole, self._gl)
+        self._mujoco.mjr_readPixels(strip, None, self._whole, self._gl)
         if strip.max() < 4 or strip.min() == strip.max():
             raise RuntimeError(
                 f"the frames of {[view.camera for view, _ in self._views]} are empty although "
@@ -341,8 +358,7 @@ class FrameRenderer:
                 f"(sudo apt-get install -y {_PACKAGES['osmesa']}) or a smaller image_size"
             )
         # OpenGL's first row is the lowest one.
-        frames = strip[::-1].reshape(size, count, size, 3).swapaxes(0, 1)
-        return np.ascontiguousarray(frames)
+        return np.ascontiguousarray(strip[::-1].reshape(size, count, size, 3).swapaxes(0, 1))
 
     def close(self) -> None:
         """Free the GL resources; closing twice does nothing."""
@@ -351,6 +367,48 @@ class FrameRenderer:
             self._gl.free()
             self._gl = None
             _renderers.discard(self)
+
+    def _draw(self, view: View, camera: mujoco.MjvCamera, rect: mujoco.MjrRect) -> None:
+        mujoco, everything = self._mujoco, self._mujoco.mjtCatBit.mjCAT_ALL.value
+        if self._fast:
+            # Without shadows, what is out of sight leaves no trace in the frame.
+            seen = _in_sight(self._model, self._data, view, camera.fixedcamid)
+            self._model.geom_group[:] = np.where(seen, self._groups, _HIDDEN_GROUP)
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._options, None, camera, everything, self._scene
+        )
+        _move(self._scene, view)
+        mujoco.mjr_render(rect, self._scene, self._gl)
+
+
+_HIDDEN_GROUP = 5
+"""A geom group that MuJoCo does not draw unless told to."""
+
+
+def _in_sight(
+    model: mujoco.MjModel, data: mujoco.MjData, view: View, camera: int
+) -> NDArray[np.bool_]:
+    """Which geoms' bounding spheres reach into the square cone that a view shows."""
+    place = data.cam_xpos[camera] if view.position is None else view.position
+    across = math.tan(math.radians(view.fovy or model.cam_fovy[camera]) / 2)
+    right, up, back = ((data.geom_xpos - place) @ data.cam_xmat[camera].reshape(3, 3)).T
+    edge = model.geom_rbound * math.hypot(1.0, across) - back * across
+    # Planes are unbounded, which MuJoCo writes as a radius of 0.
+    seen = (np.maximum(np.abs(right), np.abs(up)) <= edge) | (model.geom_rbound == 0)
+    return cast("NDArray[np.bool_]", seen)
+
+
+def _simplify(model: mujoco.MjModel, size: int, cells: NDArray[np.float64] | None) -> None:
+    """Drop detail that frames of a size do not show from a model that is only drawn."""
+    quality = model.vis.quality
+    quality.offsamples = 0
+    # MuJoCo draws round shapes with 28 x 16 faces and boxes with 4 x 4 per side.
+    detail = min(1.0, size / 256)
+    quality.numslices = max(10, round(28 * detail))
+    quality.numstacks = max(6, round(16 * detail))
+    quality.numquads = max(2, round(4 * detail))
+    if cells is not None:
+        merge_vertices(model, cells)
 
 
 def _camera(model: mujoco.MjModel, view: View) -> mujoco.MjvCamera:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -87,7 +87,7 @@ def expert(task: Task) -> Expert:
         state = cast(PointReach, env).state
         x, y = state.dots[goal_index]
         offset = np.array([x - state.x, y - state.y], np.float32)
-        return np.clip(offset / SPEED, -1.0, 1.0).astype(np.float32)
+        return cast(Floats, np.clip(offset / SPEED, -1.0, 1.0))
 
     return act
 
@@ -121,7 +121,7 @@ class PointReach(SimEnv):
             raise ValueError(f"max_steps {task.max_steps} of {task.id!r} must be at least 1")
         self.task = task
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space = self.observation_space_for(self.spaces)
+        self.observation_space = cast(Any, self.observation_space_for(self.spaces))
         self._pixels = _pixel_centres(settings.image_size)
         self.start(0)
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import NamedTuple
 
-import peft
-import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies import _weights
 from vla_rl.types import Spaces
 
 TIMM = "timm:"
@@ -87,49 +83,6 @@ class ConvBackbone(Backbone):
         return list(self.parameters())
 
 
-class TimmBackbone(Backbone):
-    """One feature map of any timm model, shared by the views; optionally trained by LoRA only."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self, name: str, views: int, size: int, layer: int | None, pretrained: bool, lora_rank: int
-    ) -> None:
-        super().__init__()
-        self.size, self.lora_rank = size, lora_rank
-        self.net = _weights.feature_network(name, size, layer, pretrained)
-        settings = self.net.pretrained_cfg
-        for key in ("mean", "std"):
-            value = torch.tensor(settings[key]).view(3, 1, 1) * 255
-            self.register_buffer(key, value, persistent=False)
-        with torch.no_grad():
-            positions, channels = self._map(torch.zeros(1, 3, size, size)).shape[1:]
-        self.grid = Grid(views, positions, channels)
-        if lora_rank:
-            _add_lora(self.net, lora_rank)
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """All views as one batch."""
-        pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float()
-        if pixels.shape[-1] != self.size:
-            size = (self.size, self.size)
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-        return self._map((pixels - self.mean) / self.std).unflatten(0, images.shape[:2])
-
-    def _map(self, pixels: Tensor) -> Tensor:
-        """Normalised tokens ``[n, P, C]``: raw ones reach hundreds in a few channels."""
-        (found,) = self.net(pixels)
-        tokens = found.flatten(2).transpose(1, 2).float()
-        return F.layer_norm(tokens, tokens.shape[-1:])
-
-    def trainable(self) -> list[nn.Parameter]:
-        """The adapters if there are any, or all."""
-        if not self.lora_rank:
-            return list(self.parameters())
-        return [value for name, value in self.named_parameters() if "lora_" in name]
-
-
 def make(
     vision: str,
     spaces: Spaces,
@@ -143,6 +96,8 @@ def make(
     views = len(spaces.views)
     if vision == "conv" or not views:
         return ConvBackbone(views, spaces.image_size)
+    from vla_rl.policies._timm import TimmBackbone
+
     return TimmBackbone(vision.removeprefix(TIMM), views, size, layer, pretrained, lora_rank)
 
 
@@ -155,10 +110,9 @@ def check(vision: str, lora_rank: int) -> None:
     if lora_rank < 0:
         raise ValueError(f"lora_rank {lora_rank} is outside the allowed range 0, 1, ...")
     if vision.startswith(TIMM):
-        name = vision.removeprefix(TIMM)
-        # A suffix after a dot names weights of the same architecture.
-        if not timm.is_model(name):
-            raise ValueError(unknown("timm model", name, timm.list_models()))
+        from vla_rl.policies import _timm
+
+        _timm.check(vision.removeprefix(TIMM))
     elif vision != "conv":
         raise ValueError(unknown("vision backbone", vision, ("conv", "timm:MODEL")))
     elif lora_rank:
@@ -167,26 +121,11 @@ def check(vision: str, lora_rank: int) -> None:
         )
 
 
-def _add_lora(net: nn.Module, rank: int) -> None:
-    """Freeze a network and add adapters to its linear layers, or else to its convolutions."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    convolutions = [
-        name
-        for name, module in net.named_modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1
-    ]
-    targets = linear or convolutions
-    settings = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
-    net.requires_grad_(False)
-    peft.inject_adapter_in_model(settings, net)
-
-
 def _use_bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # Only where convolutions have a bfloat16 kernel; elsewhere it is many times slower.
-    return torch.backends.mkldnn.is_available() and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -35,8 +35,8 @@ class GaussianConfig:
     episode_share: float = 0.3
     """Part of the noise's variance that stays constant over an episode, in [0, 1)."""
     density: str = "marginal"
-    """Log-probability of an action: "marginal" ignores that the noise is correlated, "conditional" is
-    exact given the noise so far."""
+    """Log-probability of an action: "marginal" ignores that the noise is correlated,
+    "conditional" is exact given the noise so far."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the actor and of the critic."""
 
@@ -53,7 +53,9 @@ class GaussianConfig:
         if self.density not in DENSITIES:
             raise ValueError(unknown("density", self.density, DENSITIES))
         if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden {self.hidden} has a width outside the allowed range 1, 2, ...")
+            raise ValueError(
+                f"hidden {self.hidden} has a width outside the allowed range 1, 2, ..."
+            )
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int, gain: float) -> nn.Sequential:
@@ -82,10 +84,10 @@ class GaussianHead(nn.Module):
     ``clip(mean + std * e, -1, 1)`` (the mean is not squashed). ``density`` says what is stored in
     ``raw`` and how it is scored:
 
-    * ``"marginal"``: ``raw = mean + std * e``, scored by ``N(raw; mean, std^2)``. This is the law of
-      every step by itself. The joint law of the chunk is *not* the product of these, so the gradient
-      is biased: it credits a persistent deviation at every step that it lasted, which is a larger
-      step along the explored direction.
+    * ``"marginal"``: ``raw = mean + std * e``, scored by ``N(raw; mean, std^2)``. This is the law
+      of every step by itself. The joint law of the chunk is *not* the product of these, so the
+      gradient is biased: it credits a persistent deviation at every step that it lasted, which is
+      a larger step along the explored direction.
     * ``"conditional"``: ``raw = mean + std * s * z``, the sample less the displacement
       ``std * offset`` that was known before the step, scored by ``N(raw; mean, (std * s)^2)``. At
       acting this is exactly the law of the sample given the episode's constant and the chunk's
@@ -150,12 +152,12 @@ class GaussianHead(nn.Module):
     def imitation_loss(
         self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
     ) -> Tensor:
-        """Mean squared error of the mean against ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
-        mean = self(context, text).mean.view_as(actions)
+        """Mean squared error against ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
+        law: Gaussian = self(context, text)
+        mean = law.mean.view_as(actions)
         weight = mask[..., None].to(mean.dtype)
-        return ((mean - actions).square() * weight).sum() / (
-            weight.sum() * self.action_dim
-        ).clamp(min=1)
+        error = ((mean - actions).square() * weight).sum()
+        return error / (weight.sum() * self.action_dim).clamp(min=1)
 
     def _logprob(self, law: Gaussian, raw: Tensor) -> Tensor:
         log_std = law.log_std + self.log_scale
@@ -164,9 +166,7 @@ class GaussianHead(nn.Module):
 
     def _noise(self, keys: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         config = self.config
-        noise = _noise.draw(
-            keys, self.horizon, self.action_dim, config.rho, config.episode_share
-        )
+        noise = _noise.draw(keys, self.horizon, self.action_dim, config.rho, config.episode_share)
         rows = len(keys)
         return (
             torch.from_numpy(noise.offset.reshape(rows, -1)).to(device),

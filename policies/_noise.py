@@ -1,14 +1,14 @@
 """Exploration noise that persists: over a chunk, and in part over an episode.
 
-Independent noise on every low-level step averages out within a chunk, so the rollouts of a group all
-succeed or all fail. This noise is, for one action dimension and step ``t`` of a chunk,
+Independent noise on every low-level step averages out within a chunk, so the rollouts of a group
+all succeed or all fail. This noise is, for one action dimension and step ``t`` of a chunk,
 
     e_t = sqrt(share) * c + sqrt(1 - share) * x_t,
     x_0 = z_0,   x_t = rho * x_(t-1) + sqrt(1 - rho^2) * z_t,
 
-with ``c`` drawn once per episode and ``z_t`` per decision, all standard normal. Hence ``e_t ~ N(0, 1)``
-for every ``t``, ``cov(e_t, e_u) = share + (1 - share) * rho^|t - u|`` inside a chunk, and ``share``
-between two decisions of an episode.
+with ``c`` drawn once per episode and ``z_t`` per decision, all standard normal. Hence
+``e_t ~ N(0, 1)`` for every ``t``, ``cov(e_t, e_u) = share + (1 - share) * rho^|t - u|`` inside a
+chunk, and ``share`` between two decisions of an episode.
 
 Split at step ``t`` into what is known before it and what is new,
 
@@ -18,8 +18,8 @@ Split at step ``t`` into what is known before it and what is new,
 
 ``N(offset_t, s_t^2)`` is the exact law of ``e_t`` given ``c`` and the chunk's earlier noise.
 
-Every number is a function of the row's key alone, so an episode that is played again (after a crash,
-in another process, in another batch) meets the same noise.
+Every number is a function of the row's key alone, so an episode that is played again (after a
+crash, in another process, in another batch) meets the same noise.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def innovation_scale(horizon: int, rho: float, share: float) -> Floats:
     return scale
 
 
-def draw(
-    keys: NDArray[np.int64], horizon: int, action_dim: int, rho: float, share: float
-) -> Noise:
+def draw(keys: NDArray[np.int64], horizon: int, action_dim: int, rho: float, share: float) -> Noise:
     """Noise for B decisions.
 
     Args:

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch import Tensor
 
 from vla_rl.plugins import unknown
 from vla_rl.types import Floats
@@ -95,22 +97,27 @@ def _load_minilm() -> Callable[[str], NDArray[np.float32]]:
     folder = Path(spec.submodule_search_locations[0]) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.random.fork_rng(devices=[]):  # the initialisation must not move anybody's seed
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder)).eval()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call]
+    weights = load_file(folder / "model.safetensors")
+    del weights["embeddings.position_ids"]  # a constant that older versions stored
+    model.load_state_dict(weights)
 
     def embed(sentence: str) -> NDArray[np.float32]:
         # One at a time: padding would make the last bits depend on the other sentences.
         tokens = tokenizer(sentence, return_tensors="pt", truncation=True)
         with torch.inference_mode():
-            pooled = model(**tokens).last_hidden_state[0].mean(0).numpy()
-        return np.asarray(pooled / np.linalg.norm(pooled), np.float32)
+            states: Tensor = model(**tokens).last_hidden_state[0]
+            unit: NDArray[np.float32] = F.normalize(states.mean(0), dim=0).numpy()
+        return unit
 
     return embed
 
 
 def _unit_rms(rows: NDArray[np.float32]) -> Floats:
     scale = np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
-    return (rows / np.maximum(scale, 1e-6)).astype(np.float32)
+    unit: Floats = (rows / np.maximum(scale, 1e-6)).astype(np.float32)
+    return unit
 
 
 ENCODERS = {

@@ -35,22 +35,24 @@ class Project(nn.Module):
 
     def forward(self, grid: Tensor, text: Tensor) -> Tensor:
         """``[B, V, P, C]`` to ``[B, outputs]``; the instruction is not used."""
-        if not self.views:
-            return grid.new_zeros((len(grid), 0))
         views = grid.flatten(2).unbind(1)
         return torch.cat([net(view) for net, view in zip(self.views, views, strict=True)], dim=1)
 
 
 class Attention(nn.Module):
-    """Learned queries, moved by the instruction, that attend over the positions of all views."""
+    """Learned queries, moved by the instruction, that attend over the positions of all views.
+
+    A value is the *product* of what is seen and where: weights per position, of low rank. With the
+    usual sum, the average over positions hides a small object: in a trial with two objects of 4 px
+    in 64 px images the sum had learned nothing after 600 steps, the product as much as ``Project``.
+    """
 
     def __init__(self, grid: Grid, text_dim: int, tokens: int, width: int) -> None:
         super().__init__()
-        self.outputs = max(grid.views, 1) * tokens * width
-        count = max(grid.views, 1) * tokens
-        self.queries = nn.Parameter(torch.randn(count, width))
+        self.outputs = grid.views * tokens * width
+        self.queries = nn.Parameter(torch.randn(grid.views * tokens, width))
         self.query_of_text = nn.Linear(text_dim, width)
-        self.place = nn.Parameter(0.5 * torch.randn(grid.views * grid.positions, width))
+        self.place = nn.Parameter(torch.randn(grid.views * grid.positions, width))
         self.norm = nn.LayerNorm(grid.channels)
         self.key = nn.Linear(grid.channels, width)
         self.value = nn.Linear(grid.channels, width)
@@ -60,17 +62,32 @@ class Attention(nn.Module):
         """``[B, V, P, C]`` and ``[B, E]`` to ``[B, outputs]``."""
         tokens = self.norm(grid.flatten(1, 2))
         queries = self.queries + self.query_of_text(text)[:, None]
-        key, value = self.key(tokens) + self.place, self.value(tokens) + self.place
+        key, value = self.key(tokens) + self.place, self.value(tokens) * self.place
         split = [x.unflatten(2, (_HEADS, -1)).transpose(1, 2) for x in (queries, key, value)]
         seen = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
         found: Tensor = self.out(seen)
         return found
 
 
-def make(name: str, grid: Grid, text_dim: int, tokens: int, width: int) -> Project | Attention:
+class Blind(nn.Module):
+    """Nothing to see: the suite has no cameras."""
+
+    outputs = 0
+
+    def forward(self, grid: Tensor, text: Tensor) -> Tensor:
+        """``[B, 0]``."""
+        return grid.new_zeros((len(grid), 0))
+
+
+def make(
+    name: str, grid: Grid, text_dim: int, tokens: int, width: int
+) -> Project | Attention | Blind:
     """The token learner called ``name``; ``tokens`` of ``width`` per view."""
-    learner = {"project": Project, "attention": Attention}[name]
-    return learner(grid, text_dim, tokens, width)
+    if not grid.views:
+        return Blind()
+    if name == "project":
+        return Project(grid, text_dim, tokens, width)
+    return Attention(grid, text_dim, tokens, width)
 
 
 def check(name: str, tokens: int, width: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _DINO = "vit_small_patch14_dinov2"
 
@@ -36,19 +36,20 @@ def feature_network(name: str, size: int, layer: int | None, pretrained: bool) -
     Raises:
         ValueError: If the weights cannot be had.
     """
-    settings: dict[str, Any] = {"features_only": True}
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    settings["out_indices"] = (_default_layer(name, fixed) if layer is None else layer,)
+    about = timm.get_pretrained_cfg(name)
+    if about is None:
+        raise ValueError(f"timm has no weights called {name!r}, nor a model without weights")
+    fixed = about.fixed_input_size
+    chosen = _default_layer(name, fixed) if layer is None else layer
+    settings: dict[str, Any] = {"features_only": True, "out_indices": (chosen,)}
     if fixed:
         settings["img_size"] = size
-    if not pretrained:
-        return timm.create_model(name, pretrained=False, **settings)
-    found = _from_package(name)
+    found = _from_package(name) if pretrained else None
     if found is not None:
         settings["pretrained_cfg_overlay"] = {"state_dict": found}
     try:
-        return timm.create_model(name, pretrained=True, **settings)
-    except (OSError, RuntimeError) as error:
+        return timm.create_model(name, pretrained=pretrained, **settings).eval()
+    except OSError as error:
         raise ValueError(_no_weights(name, error)) from error
 
 

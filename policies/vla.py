@@ -75,7 +75,7 @@ class Reader(nn.Module):
     def forward(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, F]``, ``[B, E]``, ``[B, S]`` to the context and the adapted instruction."""
         words = torch.tanh(self.adapter(text))
-        seen = self.learner(features.unflatten(1, self.grid), words)
+        seen = self.learner(features.view(len(features), *self.grid), words)
         return torch.cat([seen, words, state], dim=1), words
 
 

@@ -68,16 +68,19 @@ class World:
         return self.env if self.env is not None else plugins.load("envs", self.suite).Settings()
 
 
-def specialise(base: type[T], **plugin_types: type) -> type[T]:
-    """A dataclass like ``base`` in which the named fields have the type of a plug-in's settings.
+def specialise(base: type[T], **changes: tuple[Any, Any]) -> type[T]:
+    """A dataclass like ``base`` in which the named fields have other types and defaults.
 
     That is how ``--help`` shows the options of the algorithm, suite or policy that was named.
     """
-    fields = [(name, kind, field(default_factory=kind)) for name, kind in plugin_types.items()]
-    made = dataclasses.make_dataclass(
-        base.__name__, fields, bases=(base,), frozen=True, namespace={"__doc__": base.__doc__}
+    made = [(name, kind, field(default=value)) for name, (kind, value) in changes.items()]
+    return dataclasses.make_dataclass(
+        base.__name__,
+        made,
+        bases=(base,),
+        frozen=True,
+        namespace={"__doc__": base.__doc__, "__module__": base.__module__},
     )
-    return made
 
 
 def to_json(value: Any) -> Any:

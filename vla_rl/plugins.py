@@ -36,17 +36,15 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Import a plug-in by file name (``"loop"``) or dotted path (``"my_lab.my_loop"``).
+    """Import a plug-in by file name (``"loop"``) or import path (``"my_lab.my_loop"``).
 
     Raises:
         ValueError: If there is no such plug-in, or the module lacks one of the agreed names.
     """
     shipped = names(kind)
-    if "." not in name and name not in shipped:
-        raise ValueError(unknown(f"{kind} plug-in", name, shipped) + ", or a dotted path of yours")
     path = f"vla_rl.{kind}.{name}" if name in shipped else name
-    if name not in shipped and _missing(path):
-        raise ValueError(f"cannot import {path!r}: no such module on the Python path")
+    if _missing(path):
+        raise ValueError(unknown(f"{kind} plug-in", name, shipped) + ", or a module of yours")
     module = importlib.import_module(path)
     lacking = [required for required in REQUIRED_NAMES[kind] if required not in vars(module)]
     if lacking:

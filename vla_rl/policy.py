@@ -2,8 +2,8 @@
 
 A policy *sees* (a backbone turns images into features), *acts* (an action head turns features, the
 instruction and proprioception into a chunk of actions) and *judges* (a critic). Its parameters form
-three groups of the same names: ``"vlm"``, ``"head"`` and ``"critic"``. While ``"vlm"`` is frozen its
-features are computed once, at acting, and every update starts from them.
+the three groups ``"vlm"``, ``"head"`` and ``"critic"``. While ``"vlm"`` is frozen its features are
+computed once, at acting, and every update starts from them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,16 @@ class Policy(Protocol):
     config: Any
     spaces: Spaces
     chunk: int
-    units: int
     text_memory: dict[str, Floats]
+    frozen: frozenset[str]
+
+    @property
+    def units(self) -> int:
+        """Log-prob units of one decision, K."""
+
+    @classmethod
+    def blank(cls, config: Any, spaces: Spaces) -> Policy:
+        """A policy whose weights will be replaced, so none are fetched."""
 
     def remember(self, instructions: Sequence[str]) -> None:
         """Encode sentences that were not met before; other methods accept only these."""
@@ -93,6 +101,9 @@ class Policy(Protocol):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write weights, settings and remembered sentences."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers by name, as of any ``torch.nn.Module``."""
 
 
 class Sample(NamedTuple):
@@ -291,7 +302,7 @@ class PolicyBase(nn.Module):
             spaces: What the policy is needed for; ``None`` takes what it was made for.
 
         Raises:
-            ValueError: If a file is missing or damaged, or the policy is of another class or spaces.
+            ValueError: If a file is missing or damaged, or class or spaces are others.
         """
         found = pretrained.describe(Path(folder))
         if found["class"] != _path(cls):

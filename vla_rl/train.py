@@ -200,10 +200,13 @@ class Loop:
 OnIteration = Callable[[Loop, dict[str, float]], None]
 
 
-def run(loop: Loop, on_iteration: OnIteration) -> None:
-    """Iterate until the configured number of iterations or minutes."""
+def run(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> None:
+    """Iterate until the configured number of iterations or minutes, or until ``stopped()``.
+
+    It is asked between iterations only, so the state that is left is that of a whole iteration.
+    """
     limit = 60 * loop.config.minutes or float("inf")
-    while loop.iteration < loop.config.iterations and loop.seconds < limit:
+    while loop.iteration < loop.config.iterations and loop.seconds < limit and not stopped():
         on_iteration(loop, loop.step())
 
 

@@ -316,12 +316,29 @@ class EvalProtocol:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Check:
+    """One finding of ``vla-rl doctor``.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        found: What was found.
+        advice: What to do, if anything.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
 class Suite(Protocol):
     """A module in ``envs/`` (or a user's own): what it must define.
 
     ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
     scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``PROTOCOLS``,
-    :class:`EvalProtocol` by name.
+    :class:`EvalProtocol` by name; ``diagnose()``, a list of :class:`Check`.
     """
 
     def tasks(self) -> tuple[Task, ...]:

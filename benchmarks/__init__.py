@@ -1,0 +1,1 @@
+"""One script for each claim; results go to ``benchmarks/results``."""

@@ -1,0 +1,56 @@
+"""Small things that several tests build on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vla_rl.config import World
+from vla_rl.envs import point_reach
+from vla_rl.policies import tiny
+from vla_rl.rollout import LocalSimulation, PlaySettings, play
+from vla_rl.simulation import SlotPool
+from vla_rl.types import Group, RolloutBatch, Timing, Trajectory, with_reward
+
+WORLD = World("point_reach", ("red", "green", "blue"), max_steps=20)
+
+
+def make_policy(**settings) -> tiny.Policy:
+    """A small policy for the stand-in suite, the same every time."""
+    torch.manual_seed(0)
+    policy = tiny.Policy(
+        tiny.Config(**{"chunk": 3, "std": 0.4, **settings}),
+        point_reach.spaces(point_reach.Settings()),
+    )
+    policy.remember([task.instruction for task in point_reach.tasks()])
+    return policy
+
+
+def play_groups(policy, groups: int, size: int, use="train", **settings) -> list[Group]:
+    """Groups of ``size`` episodes from new starts, played in this process with sparse reward."""
+    from vla_rl.rewards import sparse
+
+    specs = [spec for spec in WORLD.specs(use, groups // 3) for _ in range(size)]
+    simulation = LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
+    played = play(policy, simulation, specs, range(len(specs)), PlaySettings(**settings), Timing())
+    scored = [with_reward(t, [sparse.reward]) for t in played]
+    return [scored[i : i + size] for i in range(0, len(scored), size)]
+
+
+def fake_returns(group: Group, returns: list[float]) -> Group:
+    """The group with the given total rewards."""
+    from dataclasses import replace
+
+    def paid(t: Trajectory, total: float) -> Trajectory:
+        reward = np.zeros(t.decisions, np.float32)
+        reward[-1] = total
+        return replace(t, reward=reward)
+
+    return [paid(t, total) for t, total in zip(group, returns, strict=True)]
+
+
+def packed(policy, groups: int = 3, size: int = 4) -> RolloutBatch:
+    """A batch with contrast in every group."""
+    played = play_groups(policy, groups, size)
+    returns = [float(i % 2) for i in range(size)]
+    return RolloutBatch.pack([fake_returns(group, returns) for group in played])

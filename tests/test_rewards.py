@@ -1,0 +1,67 @@
+"""The contract of every reward, and numbers by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers import make_policy, play_groups
+from vla_rl import plugins
+from vla_rl.rewards import dense, progress, sparse
+from vla_rl.types import with_reward
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return [t for group in play_groups(make_policy(), 6, 4) for t in group]
+
+
+@pytest.mark.parametrize("name", plugins.names("rewards"))
+def test_contract(name, episodes):
+    reward = plugins.load("rewards", name).reward
+    for t in episodes:
+        before = t.env_reward.copy(), t.reward.copy(), t.progress.copy()
+        paid = reward(t)
+        assert paid.shape == (t.decisions,)
+        assert paid.dtype == np.float32
+        assert np.isfinite(paid).all()
+        for old, new in zip(before, (t.env_reward, t.reward, t.progress), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_sparse_pays_once_at_success(episodes):
+    for t in episodes:
+        paid = sparse.reward(t)
+        assert paid.sum() == float(t.success)
+        assert not paid[:-1].any()
+
+
+def test_progress_telescopes(episodes):
+    for t in episodes:
+        gained = t.progress[-1] - t.progress[0]
+        assert progress.reward(t).sum() == pytest.approx(gained, abs=1e-5)
+
+
+def test_dense_makes_early_success_worth_more_than_hovering(episodes):
+    t = episodes[0]
+    task = replace(t.spec.task, max_steps=20)
+    # two decisions of three steps, 10 per step, solved after 6 of 20 steps: (60 + 140) / 200
+    solved = replace(
+        t,
+        spec=replace(t.spec, task=task),
+        env_reward=np.array([30.0, 30.0], np.float32),
+        executed=np.ones((2, 3), bool),
+        success=True,
+    )
+    assert dense.reward(solved).sum() == pytest.approx(1.0)
+    hovering = replace(solved, success=False)
+    assert dense.reward(hovering).sum() == pytest.approx(0.3)
+
+
+def test_rewards_add_up(episodes):
+    t = episodes[0]
+    both = with_reward(t, [sparse.reward, progress.reward])
+    np.testing.assert_allclose(both.reward, sparse.reward(t) + progress.reward(t))
+    assert not with_reward(t, []).reward.any()

@@ -1,0 +1,91 @@
+"""``vla-rl COMMAND [options]``: finds the command, parses its typed options, answers errors.
+
+A command is a module in ``vla_rl/commands`` with a dataclass ``Command``; it is imported only when
+it was asked for, so that ``vla-rl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from vla_rl import __version__, plugins
+
+COMMANDS = {
+    "demo": "the main job: record, clone, evaluate, improve by RL, evaluate again (5 minutes)",
+    "record": "record demonstrations with a suite's scripted experts",
+    "sft": "clone a policy from demonstrations",
+    "train": "improve a policy by reinforcement learning",
+    "eval": "evaluate a policy on starts it was never trained on",
+    "compare": "compare two evaluations of the same protocol",
+    "inspect": "show what is in a set of demonstrations, a policy or a run",
+    "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
+    "doctor": "check this machine and say what to do",
+}
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 done, 1 failed, 2 bad input, 130 Ctrl-C)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"vla-rl: {plugins.unknown('command', words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    # Idle threads of torch must sleep, or they take the cores from the workers.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.path.insert(0, "")  # a user's own plug-ins are found from where the command is run
+    return _guarded(lambda: _run(words[0], words[1:]))
+
+
+def _run(name: str, options: list[str]) -> int:
+    from vla_rl.parsing import parse
+
+    command = importlib.import_module(f"vla_rl.commands.{name}").Command
+    status: int = parse(command, options, f"vla-rl {name}").run()
+    return status
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """Answer what a user can mend in one sentence; anything else keeps its traceback."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("VLA_RL_TRACEBACK"):
+            raise
+        return 2
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("VLA_RL_TRACEBACK"):
+            raise
+        return 1
+
+
+def _overview() -> str:
+    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vla-rl COMMAND [options]",
+            "",
+            "Improve vision-language-action robot policies with reinforcement learning.",
+            "",
+            *lines,
+            "",
+            "`vla-rl COMMAND --help` shows the options of a command.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

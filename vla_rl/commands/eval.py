@@ -1,0 +1,43 @@
+"""``vla-rl eval``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vla_rl import stages
+from vla_rl.collector import RolloutConfig
+from vla_rl.config import World
+from vla_rl.evaluate import EvalConfig, resolve
+from vla_rl.policy import load_policy
+
+
+@dataclass(frozen=True)
+class Command:
+    """Evaluate a policy on starts it was never trained on, each exactly once, greedily."""
+
+    policy: Path
+    """Folder of a saved policy (for instance RUN/policy)."""
+    world: World = field(default_factory=World)
+    """Where; by default where the policy was trained."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How success is measured."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How episodes are collected."""
+    out: Path | None = None
+    """File for the result (JSON); by default eval_<protocol>.json beside the policy."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+    def run(self) -> int:
+        """Evaluate, print the table and write the result."""
+        world, protocol = resolve(self.world, self.eval)
+        spaces = stages.checked_spaces(world)
+        policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+        out = self.out or self.policy.parent / f"eval_{protocol.name}.json"
+        with stages.open_collector(world, self.rollout, policy) as collector:
+            result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
+        out.write_text(result.to_json())
+        print(stages.evaluation_table(result))
+        print(f"written to {out}")
+        return 0

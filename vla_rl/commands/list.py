@@ -1,0 +1,62 @@
+"""``vla-rl list``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from vla_rl import plugins
+
+Kind = Literal["all", "tasks", "envs", "policies", "algorithms", "rewards", "curricula", "protocols"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show what can be named in other commands."""
+
+    kind: Annotated[Kind, tyro.conf.Positional] = "all"
+    """What to show."""
+    suite: str = "metaworld"
+    """Suite whose tasks and protocols are shown."""
+
+    def run(self) -> int:
+        """Print the lists."""
+        console = Console()
+        for kind in plugins.REQUIRED_NAMES:
+            if self.kind in ("all", kind):
+                console.print(_plugins(kind))
+        suite = plugins.load("envs", self.suite)
+        if self.kind in ("all", "protocols"):
+            table = _table(f"protocols of {self.suite}", "name", "episodes per task", "max steps")
+            for protocol in vars(suite).get("PROTOCOLS", {}).values():
+                table.add_row(
+                    protocol.name, str(protocol.episodes_per_task), str(protocol.max_steps)
+                )
+            console.print(table)
+        if self.kind in ("all", "tasks"):
+            table = _table(f"tasks of {self.suite}", "id", "instruction", "difficulty")
+            buckets = vars(suite).get("BUCKETS", {})
+            for task in suite.tasks():
+                bucket = next((name for name, ids in buckets.items() if task.id in ids), "")
+                table.add_row(task.id, task.instruction, bucket)
+            console.print(table)
+        return 0
+
+
+def _plugins(kind: str) -> Table:
+    table = _table(kind, "name", "what it is")
+    for name in plugins.names(kind):
+        first = (plugins.load(kind, name).__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, first)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table

@@ -1,0 +1,36 @@
+"""``vla-rl record``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vla_rl import stages
+from vla_rl.collector import RolloutConfig
+from vla_rl.config import World
+
+
+@dataclass(frozen=True)
+class Command:
+    """Record demonstrations with the suite's scripted experts."""
+
+    out: Path = Path("runs/demos")
+    """Folder of the demonstrations."""
+    world: World = field(default_factory=World)
+    """Which tasks, cameras and horizon."""
+    episodes: tuple[int, ...] = (10,)
+    """Demonstrations of every task: one number for all, or one for each task."""
+    append: bool = False
+    """Add to the folder if it holds demonstrations of the same suite and settings."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How episodes are collected."""
+
+    def run(self) -> int:
+        """Record and print what was recorded."""
+        counts = stages.episodes_by_task(self.world, self.episodes)
+        stages.checked_spaces(self.world)
+        demos = stages.open_demos(self.out, self.world, self.append)
+        with stages.open_collector(self.world, self.rollout, None) as collector:
+            stages.record_stage(collector, demos, self.world, counts)
+        print(stages.demos_table(demos))
+        return 0

@@ -1,0 +1,44 @@
+"""``vla-rl sft``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla_rl import stages
+from vla_rl.config import World
+from vla_rl.sft import SFTConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """Clone a policy from demonstrations (supervised fine-tuning)."""
+
+    demos: Path
+    """Folder of demonstrations (`vla-rl record`)."""
+    out: Path = Path("runs/sft")
+    """Run folder; the policy goes to OUT/policy."""
+    world: World = field(default_factory=World)
+    """Which tasks; by default those of the demonstrations."""
+    network: str = "vla"
+    """Policy network: a name that `vla-rl list policies` shows, or a dotted path."""
+    net: Any = None
+    """Settings of the network."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """Behaviour cloning."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+    def run(self) -> int:
+        """Clone and save."""
+        spaces = stages.checked_spaces(self.world)
+        demos = stages.open_demos(self.demos, self.world, append=True)
+        policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
+        run = stages.new_run(self.out, self, resume=False)
+        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed)
+        stages.save_policy(policy, self.world, run.folder / "policy")
+        print(f"policy written to {run.folder / 'policy'}")
+        return 0

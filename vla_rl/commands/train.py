@@ -1,0 +1,58 @@
+"""``vla-rl train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla_rl import stages
+from vla_rl.collector import RolloutConfig
+from vla_rl.config import World
+from vla_rl.learner import LearnerConfig
+from vla_rl.policy import load_policy
+from vla_rl.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """Improve a policy by reinforcement learning from environment rollouts."""
+
+    policy: Path
+    """Folder of the policy to start from (`vla-rl sft`)."""
+    out: Path = Path("runs/train")
+    """Run folder; the improved policy goes to OUT/policy."""
+    resume: bool = False
+    """Go on from the newest valid checkpoint in OUT."""
+    world: World = field(default_factory=World)
+    """Which tasks; by default those the policy was cloned on."""
+    algorithm: str = "loop"
+    """Algorithm: a name that `vla-rl list algorithms` shows, or a dotted path."""
+    algo: Any = None
+    """Settings of the algorithm."""
+    curriculum: str = "frontier"
+    """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
+    rewards: tuple[str, ...] = ("sparse",)
+    """Reward models, added up: `sparse`, `dense`, `progress`, or dotted paths."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The optimizer."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loop."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How episodes are collected."""
+    seed: int = 0
+    """Of starts, noise and minibatches."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+    def run(self) -> int:
+        """Train, with checkpoints, and save."""
+        spaces = stages.checked_spaces(self.world)
+        recipe = stages.rl_recipe(self)
+        policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+        run = stages.new_run(self.out, self, self.resume)
+        with stages.open_collector(self.world, self.rollout, policy) as collector:
+            stages.improve_stage(run, collector, policy, self.world, recipe, self.resume)
+        stages.save_policy(policy, self.world, run.folder / "policy")
+        print(f"policy written to {run.folder / 'policy'}")
+        return 0

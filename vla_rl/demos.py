@@ -1,0 +1,589 @@
+"""Demonstrations on disk: a Minari dataset in a folder that the user names, and batches from it.
+
+Layout of the folder, which Minari's own reader opens as it is (``minari.MinariDataset(folder)``)::
+
+    metadata.json          Minari's metadata and ours (suite, settings, spaces); the commit point
+    main_data.hdf5         one link per episode into the files below
+    episodes_000000.hdf5   the episodes of one append, images compressed without loss
+
+An append writes a new file and then replaces the two small ones, so a kill at any time leaves
+the earlier episodes readable and costs nothing that grows with the set. One process may append at a
+time; any number may read.
+
+Minari's convention is one observation more than actions. A :class:`Demonstration` has none after
+the last action, so the last one is stored twice and dropped when loading.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from numpy.typing import NDArray
+
+from vla_rl.sim import SimEnv
+from vla_rl.types import Bools, Demonstration, EpisodeSpec, Floats, Observation, Spaces, Task
+
+FORMAT = 1
+_MAIN = "main_data.hdf5"
+_TEMPORARY = ".append-"
+# Frames of a chunk are compressed together: neighbours in time are alike, so more is smaller, but
+# reading one frame reads its chunk.
+_CHUNK_BYTES = 512 * 1024
+_SPARE_BYTES = 2**20  # for links and metadata, when looking for free space
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """What a demo set holds of one task.
+
+    Attributes:
+        task_id: Name of the task.
+        instruction: Its sentence.
+        episodes: Number of demonstrations.
+        steps: Environment steps of all of them.
+        success: Share of successful ones, in [0, 1].
+        mean_length: Mean number of steps.
+        sources: Demonstrations by who acted.
+    """
+
+    task_id: str
+    instruction: str
+    episodes: int
+    steps: int
+    success: float
+    mean_length: float
+    sources: dict[str, int]
+
+
+class DemoSet:
+    """Demonstrations of one suite in one folder; make it with :meth:`create` or :meth:`open`.
+
+    Attributes:
+        path: The folder.
+        suite: Name of the suite that the episodes come from.
+        settings: The suite's settings that they were recorded with.
+        spaces: Shapes of their observations and actions.
+    """
+
+    def __init__(
+        self, path: Path, suite: str, settings: Mapping[str, object], spaces: Spaces
+    ) -> None:
+        self.path = path
+        self.suite = suite
+        self.settings = dict(settings)
+        self.spaces = spaces
+
+    @classmethod
+    def create(
+        cls, path: str | Path, suite: str, settings: Mapping[str, object], spaces: Spaces
+    ) -> DemoSet:
+        """Make an empty set in a new or empty folder.
+
+        Raises:
+            ValueError: If the folder holds anything, or the settings are not JSON-able.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} is not empty; choose another folder or open the set there")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_folder(path.parent) as temporary:
+            _new_storage(temporary / "set", spaces)
+            with h5py.File(temporary / "set" / _MAIN, "w", track_order=True):
+                pass  # Minari leaves an empty file, which HDF5 cannot read
+            metadata = _read_json(temporary / "set" / METADATA_FILE_NAME) | {
+                "dataset_id": f"vla-rl/{_slug(suite)}-v0",
+                "minari_version": minari.__version__,
+                "vla_rl": {
+                    "format": FORMAT,
+                    "suite": suite,
+                    "settings": _json_able(settings),
+                    "spaces": asdict(spaces),
+                },
+            }
+            _write_json(temporary / "set" / METADATA_FILE_NAME, metadata)
+            os.replace(temporary / "set", path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> DemoSet:
+        """Open a set that :meth:`create` made.
+
+        Raises:
+            ValueError: If there is none, somebody else wrote it, or a file of it is damaged.
+        """
+        path = Path(path)
+        ours = _our_metadata(path)
+        spaces = dict(ours["spaces"])
+        spaces["views"] = tuple(spaces["views"])
+        opened = cls(path, ours["suite"], ours["settings"], Spaces(**spaces))
+        opened._require_readable_files()
+        return opened
+
+    def __len__(self) -> int:
+        return int(self._metadata()["total_episodes"])
+
+    def append(self, demonstrations: Sequence[Demonstration]) -> None:
+        """Add demonstrations: all of them, or none if it fails or is killed.
+
+        Raises:
+            ValueError: If a demonstration is of another suite or shape, or an action is outside
+                [-1, 1]. Nothing is written then.
+            OSError: If the disk is full; the earlier episodes are intact.
+        """
+        for demonstration in demonstrations:
+            self._require_fitting(demonstration)
+        if not demonstrations:
+            return
+        for stale in self.path.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(stale)
+        count = len(self)
+        self._require_space(count, demonstrations)
+        try:
+            with _temporary_folder(self.path) as temporary:
+                self._write_and_commit(temporary, count, demonstrations)
+        except (OSError, RuntimeError) as error:  # HDF5 reports a failed write as either
+            raise OSError(
+                f"could not append {len(demonstrations)} episodes to {self.path}: {error}. The "
+                f"{count} earlier episodes are intact; free some space and append again"
+            ) from error
+
+    def load(self, tasks: Collection[str] | None = None) -> list[Demonstration]:
+        """Read the demonstrations, in the order they were appended.
+
+        Args:
+            tasks: Ids of the tasks to read; all by default.
+
+        Raises:
+            ValueError: If the set cannot be read.
+        """
+        headers = self._headers()
+        wanted = [
+            i for i, header in enumerate(headers) if tasks is None or header["task_id"] in tasks
+        ]
+        try:
+            episodes = list(MinariStorage.read(self.path).get_episodes(wanted))
+        except (OSError, KeyError) as error:
+            raise ValueError(self._damaged(str(error))) from error
+        return [self._demonstration(headers[e["id"]], e) for e in episodes]
+
+    def specs(self) -> list[EpisodeSpec]:
+        """The start of every demonstration, in the order of :meth:`load`; reads no images."""
+        return [self._spec(header) for header in self._headers()]
+
+    def summary(self) -> list[TaskSummary]:
+        """What the set holds, by task in order of id; reads no images."""
+        by_task: dict[str, list[dict[str, Any]]] = {}
+        for header in self._headers():
+            by_task.setdefault(str(header["task_id"]), []).append(header)
+        return [_summarise(task, by_task[task]) for task in sorted(by_task)]
+
+    def check(self, spaces: Spaces, suite: str) -> None:
+        """Require that the set fits a suite and the shapes of a policy.
+
+        Raises:
+            ValueError: Naming every difference with both sides.
+        """
+        here, there = asdict(self.spaces) | {"suite": self.suite}, asdict(spaces) | {"suite": suite}
+        differences = [
+            f"{name} is {here[name]!r} in the demonstrations but {there[name]!r} in this run"
+            for name in there
+            if here[name] != there[name]
+        ]
+        if differences:
+            raise ValueError(
+                f"{self.path} does not fit: {'; '.join(differences)}. Record demonstrations with "
+                "the settings of this run, or run with theirs"
+            )
+
+    # ------------------------------------------------------------------------------- inside
+
+    def _metadata(self) -> dict[str, Any]:
+        return _read_json(self.path / METADATA_FILE_NAME)
+
+    def _headers(self) -> list[dict[str, Any]]:
+        """Metadata of every episode."""
+        try:
+            return list(MinariStorage.read(self.path).get_episode_metadata(range(len(self))))
+        except (OSError, KeyError) as error:
+            raise ValueError(self._damaged(str(error))) from error
+
+    def _spec(self, header: Mapping[str, Any]) -> EpisodeSpec:
+        task_id, instruction = str(header["task_id"]), str(header["instruction"])
+        task = Task(self.suite, task_id, instruction, int(header["max_steps"]))
+        return EpisodeSpec(task, int(header["seed"]))
+
+    def _demonstration(
+        self, header: Mapping[str, Any], episode: Mapping[str, Any]
+    ) -> Demonstration:
+        state = episode["observations"]["state"][:-1]
+        size = self.spaces.image_size
+        none = np.zeros((len(state) + 1, 0, size, size, 3), np.uint8)
+        return Demonstration(
+            spec=self._spec(header),
+            obs=Observation(episode["observations"].get("images", none)[:-1], state),
+            actions=episode["actions"],
+            reward=episode["rewards"],
+            success=bool(header["success"]),
+            source=str(header["source"]),
+        )
+
+    def _require_fitting(self, demonstration: Demonstration) -> None:
+        size, length = self.spaces.image_size, len(demonstration)
+        if demonstration.spec.task.suite != self.suite:
+            raise ValueError(f"{demonstration.spec} is not of suite {self.suite!r}")
+        if length == 0:
+            raise ValueError(f"{demonstration.spec} has no steps")
+        expected = {
+            "images": (length, len(self.spaces.views), size, size, 3),
+            "state": (length, self.spaces.state_dim),
+            "actions": (length, self.spaces.action_dim),
+            "reward": (length,),
+        }
+        given = {
+            "images": demonstration.obs.images.shape,
+            "state": demonstration.obs.state.shape,
+            "actions": demonstration.actions.shape,
+            "reward": demonstration.reward.shape,
+        }
+        for name, shape in expected.items():
+            if given[name] != shape:
+                raise ValueError(
+                    f"{demonstration.spec}: {name} have shape {given[name]}, "
+                    f"{self.path} needs {shape}"
+                )
+        if not np.all(np.abs(demonstration.actions) <= 1):  # also false for NaN
+            raise ValueError(f"{demonstration.spec}: actions must lie in [-1, 1] and be finite")
+
+    def _require_space(self, count: int, demonstrations: Sequence[Demonstration]) -> None:
+        """Refuse beforehand, since HDF5 may crash the interpreter at exit after a full disk."""
+        needed = _SPARE_BYTES + sum(
+            array.nbytes
+            for d in demonstrations
+            for array in (d.obs.images, d.obs.state, d.actions, d.reward)
+        )
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OSError(
+                f"{self.path} has {free / 1e6:.1f} MB free, but {len(demonstrations)} episodes may "
+                f"need {needed / 1e6:.1f} MB. The {count} earlier episodes are intact; free some "
+                "space and append again"
+            )
+
+    def _write_and_commit(
+        self, temporary: Path, count: int, demonstrations: Sequence[Demonstration]
+    ) -> None:
+        """Write the episodes, then their links, then the number of episodes, which commits."""
+        part = f"episodes_{count:06d}.hdf5"
+        self._write_episodes(temporary / "new", count, demonstrations)
+        _sync(temporary / "new" / _MAIN)
+        # Until the metadata count them, files and links past the count are leftovers of a kill and
+        # are simply written again.
+        os.replace(temporary / "new" / _MAIN, self.path / part)
+        shutil.copyfile(self.path / _MAIN, temporary / _MAIN)
+        with h5py.File(temporary / _MAIN, "a", track_order=True) as main:
+            for leftover in list(main)[count:]:
+                del main[leftover]
+            for i in range(len(demonstrations)):
+                main[f"episode_{count + i}"] = h5py.ExternalLink(part, f"episode_{i}")
+        _sync(temporary / _MAIN)
+        os.replace(temporary / _MAIN, self.path / _MAIN)
+        metadata = self._metadata()
+        metadata["total_episodes"] = count + len(demonstrations)
+        metadata["total_steps"] += sum(map(len, demonstrations))
+        metadata["dataset_size"] = round(
+            sum(file.stat().st_size for file in self.path.glob("*.hdf5")) / 1e6, 1
+        )
+        _write_json(temporary / METADATA_FILE_NAME, metadata)
+        os.replace(temporary / METADATA_FILE_NAME, self.path / METADATA_FILE_NAME)
+        _sync(self.path)
+
+    def _write_episodes(
+        self, folder: Path, count: int, demonstrations: Sequence[Demonstration]
+    ) -> None:
+        """Let Minari write the episodes into a dataset of their own."""
+        storage = _new_storage(folder, self.spaces)
+        with h5py.File(folder / _MAIN, "w", track_order=True) as file:
+            for i in range(len(demonstrations) if self.spaces.views else 0):
+                _prepare_images(file, f"episode_{i}/observations/images", self.spaces)
+        storage.update_episodes([_buffer(i, d) for i, d in enumerate(demonstrations)])
+        storage.update_episode_metadata(
+            [{"id": count + i} | _header(d) for i, d in enumerate(demonstrations)]
+        )
+
+    def _require_readable_files(self) -> None:
+        try:
+            with h5py.File(self.path / _MAIN, "r") as main:
+                if len(main) < len(self):
+                    raise ValueError(
+                        self._damaged(f"{_MAIN} has {len(main)} of {len(self)} episodes")
+                    )
+                names = [f"episode_{i}" for i in range(len(self))]
+                links = [main.get(name, getlink=True) for name in names]
+            for part in sorted({link.filename for link in links}):
+                h5py.File(self.path / part, "r").close()
+        except OSError as error:
+            raise ValueError(self._damaged(str(error))) from error
+
+    def _damaged(self, why: str) -> str:
+        return (
+            f"the demo set {self.path} is damaged: {why}. Restore the file from a copy, or record "
+            "the demonstrations again in another folder"
+        )
+
+
+# ------------------------------------------------------------------------------ training batches
+
+
+def chunk_targets(
+    demonstrations: Sequence[Demonstration], chunk: int
+) -> tuple[NDArray[np.int64], Bools]:
+    """Which actions follow each recorded step.
+
+    Args:
+        demonstrations: Episodes whose steps are counted through, n in total.
+        chunk: H, the number of actions to look ahead.
+
+    Returns:
+        ``[n, H]`` rows into the concatenated actions (past the end of an episode its last row is
+        repeated) and ``[n, H]`` bool, false past the end.
+
+    Raises:
+        ValueError: If the chunk is not positive or there is no demonstration.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if not demonstrations:
+        raise ValueError("there are no demonstrations to learn from")
+    lengths = np.array([len(d) for d in demonstrations])
+    end = np.repeat(np.cumsum(lengths), lengths)[:, None]
+    rows = np.arange(lengths.sum())[:, None] + np.arange(chunk)
+    return np.minimum(rows, end - 1), rows < end
+
+
+class ChunkBatch(NamedTuple):
+    """Rows of a :class:`ChunkDataset`.
+
+    Attributes:
+        obs: ``[B]`` observations.
+        instruction: B sentences.
+        actions: ``[B, H, A]`` float32.
+        mask: ``[B, H]`` bool, false past the end of the episode.
+        rows: ``[B]`` int, the rows drawn.
+    """
+
+    obs: Observation
+    instruction: tuple[str, ...]
+    actions: Floats
+    mask: Bools
+    rows: NDArray[np.int64]
+
+
+class ChunkDataset:
+    """Every recorded step with the chunk of actions that followed it, n rows.
+
+    Args:
+        demonstrations: Episodes of suites of equal shapes.
+        chunk: H, the number of actions to look ahead.
+
+    Attributes:
+        obs: ``[n]`` observations.
+        actions: ``[n, H, A]`` float32.
+        mask: ``[n, H]`` bool, false past the end of the episode.
+        instruction: ``[n]`` int, index into ``sentences``.
+        sentences: The unique instructions, in order of appearance.
+
+    Raises:
+        ValueError: As :func:`chunk_targets`.
+    """
+
+    def __init__(self, demonstrations: Sequence[Demonstration], chunk: int) -> None:
+        index, self.mask = chunk_targets(demonstrations, chunk)
+        said = [d.spec.task.instruction for d in demonstrations]
+        self.sentences = tuple(dict.fromkeys(said))
+        number = {sentence: i for i, sentence in enumerate(self.sentences)}
+        self.instruction: NDArray[np.int64] = np.repeat(
+            [number[sentence] for sentence in said], [len(d) for d in demonstrations]
+        )
+        self.obs = Observation.concatenate([d.obs for d in demonstrations])
+        self.actions: Floats = np.concatenate([d.actions for d in demonstrations])[index]
+        self._by_sentence = np.argsort(self.instruction, kind="stable")
+        self._counts = np.bincount(self.instruction)
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def sample(self, rng: np.random.Generator, batch: int, balance_tasks: bool) -> ChunkBatch:
+        """Draw rows with replacement.
+
+        Args:
+            rng: Where the randomness comes from.
+            batch: B, the number of rows.
+            balance_tasks: Whether every instruction is equally likely, rather than every row.
+        """
+        rows = rng.integers(len(self), size=batch)
+        if balance_tasks:
+            sentence = rng.integers(len(self.sentences), size=batch)
+            start = np.cumsum(self._counts) - self._counts
+            rows = self._by_sentence[start[sentence] + rng.integers(self._counts[sentence])]
+        return self.take(rows)
+
+    def take(self, rows: NDArray[np.int64]) -> ChunkBatch:
+        """The named rows ``[B]``, for instance to pass over all of them once."""
+        return ChunkBatch(
+            obs=self.obs[rows],
+            instruction=tuple(self.sentences[i] for i in self.instruction[rows]),
+            actions=self.actions[rows],
+            mask=self.mask[rows],
+            rows=rows,
+        )
+
+
+# ----------------------------------------------------------------------------- Minari's storage
+
+
+def _new_storage(folder: Path, spaces: Spaces) -> MinariStorage:
+    observation_space = SimEnv.observation_space_for(spaces)
+    if not spaces.views:
+        del observation_space.spaces["images"]  # Minari cannot read back an empty space
+    return MinariStorage.new(
+        folder,
+        observation_space=observation_space,
+        action_space=gymnasium.spaces.Box(-1, 1, (spaces.action_dim,), np.float32),
+        jpeg_encoding=False,  # lossy: a policy would be cloned on frames it never sees again
+    )
+
+
+def _prepare_images(file: h5py.File, name: str, spaces: Spaces) -> None:
+    """Make an empty, compressed dataset: Minari appends to one but makes only uncompressed ones."""
+    frame = (len(spaces.views), spaces.image_size, spaces.image_size, 3)
+    file.create_dataset(
+        name,
+        shape=(0, *frame),
+        maxshape=(None, *frame),
+        chunks=(max(1, _CHUNK_BYTES // math.prod(frame)), *frame),
+        dtype=np.uint8,
+        compression="gzip",
+        compression_opts=4,
+    )
+
+
+def _buffer(i: int, demonstration: Demonstration) -> EpisodeBuffer:
+    last = np.arange(len(demonstration)) == len(demonstration) - 1
+    obs = demonstration.obs
+    stored: dict[str, NDArray[Any]] = {"state": obs.state}
+    if obs.images.size:
+        stored["images"] = obs.images
+    return EpisodeBuffer(
+        id=i,
+        seed=demonstration.spec.seed,
+        observations={name: np.concatenate([seen, seen[-1:]]) for name, seen in stored.items()},
+        actions=demonstration.actions,  # type: ignore[arg-type]  # an array is a fine list here
+        rewards=demonstration.reward,  # type: ignore[arg-type]
+        terminations=last & demonstration.success,  # type: ignore[arg-type]
+        truncations=last & (not demonstration.success),  # type: ignore[arg-type]
+        infos={},
+    )
+
+
+def _header(demonstration: Demonstration) -> dict[str, Any]:
+    task = demonstration.spec.task
+    return {
+        "task_id": task.id,
+        "instruction": task.instruction,
+        "max_steps": task.max_steps,
+        "success": demonstration.success,
+        "source": demonstration.source,
+    }
+
+
+def _summarise(task_id: str, headers: Sequence[Mapping[str, Any]]) -> TaskSummary:
+    steps = sum(int(header["total_steps"]) for header in headers)
+    return TaskSummary(
+        task_id=task_id,
+        instruction=str(headers[0]["instruction"]),
+        episodes=len(headers),
+        steps=steps,
+        success=sum(bool(header["success"]) for header in headers) / len(headers),
+        mean_length=steps / len(headers),
+        sources=dict(Counter(str(header["source"]) for header in headers)),
+    )
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def _our_metadata(path: Path) -> dict[str, Any]:
+    advice = "name the folder of a set that vla-rl recorded, or record one"
+    if not path.is_dir():
+        raise ValueError(f"there is no demo set at {path}; {advice}")
+    if not (path / METADATA_FILE_NAME).is_file():
+        raise ValueError(f"{path} is not a demo set: it has no {METADATA_FILE_NAME}; {advice}")
+    metadata = _read_json(path / METADATA_FILE_NAME)
+    if "vla_rl" not in metadata:
+        raise ValueError(f"{path} is a Minari dataset that vla-rl did not write; {advice}")
+    ours: dict[str, Any] = metadata["vla_rl"]
+    if ours["format"] != FORMAT:
+        raise ValueError(
+            f"{path} has demo format {ours['format']}, this vla-rl reads {FORMAT}; "
+            "install the version that recorded it, or record it again"
+        )
+    return ours
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); restore it from a copy") from error
+    return content
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=1))
+    _sync(file)
+
+
+def _json_able(settings: Mapping[str, object]) -> dict[str, object]:
+    try:
+        copied: dict[str, object] = json.loads(json.dumps(dict(settings)))
+    except TypeError as error:
+        raise ValueError(f"suite settings must be JSON-able: {error}") from error
+    return copied
+
+
+def _slug(suite: str) -> str:
+    """The suite's name in the letters that Minari allows in a dataset id."""
+    return "".join(letter if letter.isalnum() else "_" for letter in suite)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder on the same file system as its parent, removed at the end."""
+    with tempfile.TemporaryDirectory(
+        prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
+    ) as name:
+        yield Path(name)

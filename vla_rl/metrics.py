@@ -1,0 +1,253 @@
+"""Numbers over time: one JSON object a line, the same in TensorBoard, and a line on the terminal.
+
+``metrics.jsonl`` is the truth; the TensorBoard file beside it is a view that is written anew from
+it whenever a run goes on. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from rich import progress as bars
+from rich.console import Console
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+_RESERVED = ("step", "time")
+
+Value = float | int | bool | str | None | np.generic
+Row = dict[str, Any]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a ``metrics.jsonl``; a last line that a kill tore is left out.
+
+    Raises:
+        ValueError: If there is no file, or a line before the last is damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"there are no metrics at {path}")
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end is torn or empty
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
+    return rows
+
+
+class MetricsWriter:
+    """Appends to the metrics of a run; close it, or use it as a context manager.
+
+    Args:
+        folder: Run folder; metrics that are there already are kept.
+        resume_step: Step of the checkpoint that the run goes on from; see :meth:`rewind`.
+
+    Attributes:
+        path: The ``metrics.jsonl``.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        self._tensorboard = folder / TENSORBOARD
+        self._warned: set[str] = set()
+        self._lines, self._events = self._restart(self._rows())
+        if resume_step is not None:
+            self.rewind(resume_step)
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Add a row and flush it.
+
+        Args:
+            step: Of training; need not grow from row to row.
+            values: By name. A number that is not finite is written as null, with a warning the
+                first time.
+
+        Raises:
+            ValueError: If a name is ``step`` or ``time``.
+        """
+        for name in _RESERVED:
+            if name in values:
+                raise ValueError(f"a metric may not be named {name!r}, which every row has")
+        plain = {name: self._plain(name, step, value) for name, value in values.items()}
+        row = {"step": step, "time": round(time.time(), 3), **plain}
+        self._lines.write(_line(row))
+        self._lines.flush()
+        self._events.write(_event(row))
+        self._events.flush()
+
+    def rewind(self, step: int, prefix: str = "") -> None:
+        """Drop the rows after a step, since the run that goes on will write them again.
+
+        A kill at any time leaves either all the old rows or the kept ones.
+
+        Args:
+            step: The last one to keep.
+            prefix: Drop only rows that have a metric whose name begins so; those of other stages
+                of a run, with steps of their own, stay.
+        """
+
+        def stays(row: Row) -> bool:
+            return row["step"] <= step or not any(
+                name.startswith(prefix) for name in row if name not in _RESERVED
+            )
+
+        rows = self._rows()
+        self.close()
+        self._lines, self._events = self._restart(filter(stays, rows))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._lines.close()
+        self._events.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _rows(self) -> list[Row]:
+        return read_metrics(self.path) if self.path.exists() else []
+
+    def _restart(self, rows: Iterable[Row]) -> tuple[TextIO, RecordWriter]:
+        """Replace both files by ones of these rows and leave them open."""
+        kept = list(rows)
+        fresh = self.path.with_name(f".{FILE}.new")
+        with fresh.open("w") as stream:
+            stream.writelines(map(_line, kept))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, self.path)
+        self._tensorboard.mkdir(exist_ok=True)
+        for old in self._tensorboard.glob("events.out.tfevents.*"):
+            old.unlink()
+        name = f"events.out.tfevents.{time.time_ns()}.vla-rl"
+        events = RecordWriter((self._tensorboard / name).open("wb"))
+        head = Event(wall_time=time.time(), file_version="brain.Event:2")
+        events.write(head.SerializeToString())
+        for row in kept:
+            events.write(_event(row))
+        events.flush()
+        return self.path.open("a"), events
+
+    def _plain(self, name: str, step: int, value: Value) -> float | int | bool | str | None:
+        plain = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(plain, float) or math.isfinite(plain):
+            return plain
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(f"{name} is {plain} at step {step}, written as null", stacklevel=3)
+        return None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _event(row: Row) -> bytes:
+    numbers = {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, float | int) and not isinstance(value, bool) and name not in _RESERVED
+    }
+    summary = Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in numbers.items()])
+    event: bytes = Event(
+        wall_time=row["time"], step=row["step"], summary=summary
+    ).SerializeToString()
+    return event
+
+
+class Progress:
+    """A stage of known length on the terminal: a bar, or now and then a line where there is none.
+
+    Args:
+        title: Name of the stage.
+        total: How many things it does.
+        done: How many are done already.
+        interval: Seconds between lines where standard output is not a terminal.
+        console: Where to write; standard output by default.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        done: int = 0,
+        interval: float = 5.0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.title, self.total, self.done = title, total, done
+        self._console = console or Console()
+        self._clock, self._interval = clock, interval
+        self._began, self._first = clock(), done
+        self._printed = self._began - interval
+        self._text = ""
+        self._bar = bars.Progress(
+            bars.TextColumn("{task.description}", style="bold", markup=False),
+            bars.BarColumn(bar_width=24),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.fields[left]}"),
+            bars.TextColumn("{task.fields[text]}", style="cyan", markup=False),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, text="", left="")
+
+    def advance(self, text: str = "", count: int = 1) -> None:
+        """Some more are done.
+
+        Args:
+            text: A few words on how it goes, for instance ``success 0.62``.
+            count: How many.
+        """
+        self.done += count
+        self._text = text
+        left = f"{_clock_time(self.seconds_left())} left" if self.done < self.total else ""
+        self._bar.update(self._task, completed=self.done, text=text, left=left)
+        if self._bar.disable and self._clock() - self._printed >= self._interval:
+            self._print(left)
+
+    def seconds_left(self) -> float:
+        """Time left at the pace so far; infinite before anything is done."""
+        done = self.done - self._first
+        return (self._clock() - self._began) / done * (self.total - self.done) if done else math.inf
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        if self._bar.disable:
+            self._print(f"after {_clock_time(self._clock() - self._began)}")
+
+    def _print(self, when: str) -> None:
+        self._printed = self._clock()
+        parts = [f"{self.title} {self.done} of {self.total}", when, self._text]
+        line = ", ".join(filter(None, parts))
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _clock_time(seconds: float) -> str:
+    if math.isinf(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,331 @@
+"""The stages of a run, joined by name: record, clone, evaluate, improve.
+
+Commands are made of these; each reports progress while it works and leaves its results in the run
+folder. This is the only module that knows every kind of plug-in.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vla_rl import checkpoint, plugins
+from vla_rl.collector import Collector, RolloutConfig
+from vla_rl.config import World, read_world, to_json, write_world
+from vla_rl.demos import ChunkDataset, DemoSet
+from vla_rl.evaluate import EvalConfig, evaluate, resolve
+from vla_rl.learner import Learner, LearnerConfig
+from vla_rl.metrics import MetricsWriter, Progress
+from vla_rl.policy import PolicyBase
+from vla_rl.sft import SFTConfig, train_sft
+from vla_rl.statistics import EvalResult
+from vla_rl.train import Algorithm, Loop, TrainConfig, run
+from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
+
+SPACE_FOR_A_RUN = 200 * 2**20  # checkpoints, metrics, video; checked before any long work
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its metrics."""
+
+    folder: Path
+    metrics: MetricsWriter
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that reinforcement learning needs besides a policy and a world."""
+
+    algorithm: Algorithm
+    curriculum: Curriculum
+    rewards: Sequence[Reward]
+    learner: LearnerConfig
+    train: TrainConfig
+    seed: int
+
+
+class RecipeNames(Protocol):
+    """A command that names the parts of a recipe."""
+
+    world: World
+    algo: Any
+    curriculum: str
+    rewards: tuple[str, ...]
+    learner: LearnerConfig
+    train: TrainConfig
+    seed: int
+
+
+# ------------------------------------------------------------------------------------ beginnings
+
+
+def pick_device(name: str) -> str:
+    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: For another name, or for a GPU that is not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no GPU; see `vla-rl doctor`")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def checked_spaces(world: World) -> Spaces:
+    """The world's spaces; errors in suite, tasks, horizon, cameras or sizes surface here."""
+    world.resolved()
+    spaces: Spaces = plugins.load("envs", world.suite).spaces(world.settings())
+    return spaces
+
+
+def rl_recipe(names: RecipeNames) -> Recipe:
+    """The parts by name, checked before any long work."""
+    curriculum = plugins.load("curricula", names.curriculum).Curriculum
+    return Recipe(
+        algorithm=names.algo,
+        curriculum=curriculum(names.world.resolved(), names.seed),
+        rewards=[plugins.load("rewards", name).reward for name in names.rewards],
+        learner=names.learner,
+        train=names.train,
+        seed=names.seed,
+    )
+
+
+def new_run(folder: Path, command: Any, resume: bool) -> Run:
+    """Make a run folder and write the command into ``config.json``.
+
+    Raises:
+        FileExistsError: If the folder holds a run and ``resume`` is off.
+        OSError: If there is too little disk space.
+    """
+    if not resume and (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another --out, delete it, or add --resume"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
+    config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
+    checkpoint.write_json(folder / "config.json", config)
+    return Run(folder, MetricsWriter(folder))
+
+
+def new_policy(
+    network: str, settings: Any, spaces: Spaces, seed: int, device: str
+) -> PolicyBase:
+    """A policy with fresh weights that depend on the seed only."""
+    torch.manual_seed(seed)
+    policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
+    return policy.to(pick_device(device))
+
+
+def open_collector(world: World, config: RolloutConfig, policy: PolicyBase | None) -> Collector:
+    """Workers for a world."""
+    device = "cpu" if policy is None else policy.state_mean.device.type
+    return Collector(world.suite, world.settings(), config, device)
+
+
+def save_policy(policy: PolicyBase, world: World, folder: Path) -> None:
+    """Write a policy and where it acts; an older one in the folder is replaced."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    policy.save_pretrained(fresh)
+    write_world(world, fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+# ----------------------------------------------------------------------------------------- record
+
+
+def episodes_by_task(world: World, episodes: Sequence[int]) -> list[int]:
+    """Demonstrations of each task of the world.
+
+    Raises:
+        ValueError: If there are neither one number nor one for each task, or one is below 1.
+    """
+    tasks = world.resolved()
+    if len(episodes) not in (1, len(tasks)):
+        raise ValueError(
+            f"episodes {list(episodes)}: give one number, or one for each of {len(tasks)} tasks"
+        )
+    if min(episodes) < 1:
+        raise ValueError(f"episodes {list(episodes)}: every number must be at least 1")
+    return list(episodes) * len(tasks) if len(episodes) == 1 else list(episodes)
+
+
+def open_demos(folder: Path, world: World, append: bool) -> DemoSet:
+    """A set of demonstrations that fits the world; made if it is not there.
+
+    Raises:
+        FileExistsError: If it is there and ``append`` is off.
+        ValueError: If it was recorded in another suite, or with other cameras or actions.
+    """
+    spaces = checked_spaces(world)
+    if not folder.exists():
+        demos = DemoSet.create(folder, world.suite, to_json(world.settings()), spaces)
+        write_world(world, folder)
+        return demos
+    if not append:
+        raise FileExistsError(f"{folder} already exists; add --append, or choose another --out")
+    demos = DemoSet.open(folder)
+    demos.check(spaces, world.suite)
+    return demos
+
+
+def record_stage(
+    collector: Collector, demos: DemoSet, world: World, counts: Sequence[int]
+) -> None:
+    """Record new starts with the experts and append the solved episodes."""
+    suite = plugins.load("envs", world.suite)
+    if "expert" not in vars(suite):
+        raise ValueError(f"suite {world.suite} has no scripted expert")
+    known = {(d.spec.task.id, d.spec.seed) for d in demos.load()}
+    specs = []
+    for task, count in zip(world.resolved(), counts, strict=True):
+        fresh = (i for i in range(10**5) if (task.id, seed_for("demo", i)) not in known)
+        specs += [EpisodeSpec(task, seed_for("demo", next(fresh))) for _ in range(count)]
+    with Progress("record", len(specs)) as progress:
+        found = collector.record(specs, lambda _, success: progress.advance())
+    solved = [d for d in found if d.success]
+    if not solved:
+        raise ValueError(
+            f"the experts solved none of {len(specs)} starts within {world.max_steps} steps; "
+            "raise --max-steps"
+        )
+    demos.append(solved)
+
+
+# ------------------------------------------------------------------------------------------ clone
+
+
+def clone_stage(
+    run: Run, policy: PolicyBase, demos: DemoSet, world: World, config: SFTConfig, seed: int
+) -> None:
+    """Clone the demonstrations of the world's tasks into the policy."""
+    wanted = [task.id for task in world.resolved()]
+    recorded = demos.load(wanted)
+    missing = sorted(set(wanted) - {d.spec.task.id for d in recorded})
+    if missing:
+        raise ValueError(f"no demonstration of {', '.join(missing)} in {demos.path}")
+    data = ChunkDataset(recorded, policy.chunk)
+    with Progress("clone", config.steps) as progress:
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            progress.advance(f"loss {metrics['sft/loss']:.4f}")
+            if step % 10 == 0:
+                run.metrics.write(step, metrics)
+
+        train_sft(policy, data, config, seed, on_step)
+
+
+# --------------------------------------------------------------------------------------- evaluate
+
+
+class Tally:
+    """Running success by task, for the progress line."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._outcomes: dict[str, list[bool]] = defaultdict(list)
+
+    def __call__(self, task: str, success: bool) -> None:
+        """Count one episode."""
+        self._outcomes[task].append(success)
+        self._progress.advance(self.text)
+
+    @property
+    def text(self) -> str:
+        """Success so far by task, or over all if there are many."""
+        if len(self._outcomes) > 4:
+            every = [s for outcomes in self._outcomes.values() for s in outcomes]
+            return f"success {sum(every) / len(every):.2f}"
+        return "  ".join(f"{t} {sum(o) / len(o):.2f}" for t, o in sorted(self._outcomes.items()))
+
+
+def evaluate_stage(
+    collector: Collector, policy: PolicyBase, world: World, config: EvalConfig, title: str
+) -> tuple[EvalResult, list[Trajectory]]:
+    """Evaluate with live progress."""
+    resolved, protocol = resolve(world, config)
+    count = protocol.episodes_per_task * len(resolved.resolved())
+    with Progress(title, count) as progress:
+        return evaluate(collector, policy, world, config, Tally(progress))
+
+
+# ---------------------------------------------------------------------------------------- improve
+
+
+def improve_stage(
+    run_: Run,
+    collector: Collector,
+    policy: PolicyBase,
+    world: World,
+    recipe: Recipe,
+    resume: bool,
+) -> None:
+    """Reinforcement learning with checkpoints; Ctrl-C saves one before it ends."""
+    policy.remember([task.instruction for task in world.resolved()])
+    learner = Learner(policy, recipe.learner, recipe.algorithm.trains)
+    loop = Loop(
+        collector,
+        learner,
+        recipe.algorithm,
+        recipe.curriculum,
+        recipe.rewards,
+        recipe.train,
+        recipe.seed,
+    )
+    if resume:
+        load_checkpoint(run_, loop)
+    total = recipe.train.iterations
+    with Progress("improve", total, loop.iteration) as progress, Interruption() as interruption:
+
+        def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
+            run_.metrics.write(loop.iteration, metrics)
+            progress.advance(_describe(metrics))
+            last = loop.iteration == total or interruption.wanted()
+            if last or loop.iteration % recipe.train.checkpoint_every == 0:
+                save_checkpoint(run_, loop, world)
+
+        run(loop, on_iteration, interruption.wanted)
+    if interruption.wanted():
+        raise KeyboardInterrupt
+
+
+class Interruption:
+    """Ctrl-C asks for an end after the current iteration; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+
+    def wanted(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._wanted
+
+    def __enter__(self) -> Interruption:
+        self._previous = signal.signal(signal.SIGINT, self._pressed)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _pressed(self, number: int, frame: object) -> None:
+        if self._wanted:
+            raise KeyboardInterrupt
+        self._wanted = True
+        print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    tasks = {k.rpartition("/")[2]: v for k, v in metrics.items() if k.startswith("train/success/")}
+    shown = "  ".join(f"{task} {rate:.2f}" for task, rate in sorted(tasks.items()))
+    return shown if 0 < len(tasks) <= 4 else f"success {metrics['train/success']:.2f}"

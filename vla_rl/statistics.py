@@ -1,0 +1,384 @@
+"""What an evaluation says and how sure it is.
+
+Intervals of one share are Wilson's; those of a difference between two evaluations of the *same*
+initial states are Newcombe's for paired shares; means over tasks combine the tasks' intervals
+(MOVER), which stays honest with few episodes or with tasks that always fail, where a bootstrap has
+no width.
+
+References:
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    Newcombe, "Improved confidence intervals for the difference between binomial proportions based
+    on paired data", Statistics in Medicine 1998, method 10.
+    Zou and Donner, "Construction of confidence limits about effect measures", Statistics in
+    Medicine 2008 (MOVER).
+    McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+
+
+class Estimate(NamedTuple):
+    """A number and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PairedDifference(NamedTuple):
+    """Success after minus success before on the same starts.
+
+    Attributes:
+        difference: In [-1, 1], positive when it became better.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        p_value: Two-sided, of no difference (exact McNemar test).
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a success rate.
+
+    Raises:
+        ValueError: If there are no episodes, or more successes than episodes.
+    """
+    if not 0 <= successes <= episodes or episodes < 1:
+        raise ValueError(
+            f"need 0 <= successes <= episodes and an episode, got {successes} of {episodes}"
+        )
+    interval = scipy.stats.binomtest(successes, episodes).proportion_ci(confidence, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_difference(
+    before: ArrayLike, after: ArrayLike, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Difference of two success rates on the same starts.
+
+    Args:
+        before: ``[n]`` bool, success of each start.
+        after: ``[n]`` bool, success of the same starts in the same order.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+    """
+    table = _PairTable.tabulate(before, after)
+    low, high = table.interval(confidence)
+    return PairedDifference(table.difference, low, high, _mcnemar(table.gained, table.lost))
+
+
+def mean_paired_difference(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Unweighted mean over tasks of :func:`paired_difference`.
+
+    The p-value is that of the exact McNemar test over the pairs of all tasks.
+
+    Args:
+        before: ``[n]`` bool by task; n may differ between tasks.
+        after: The same tasks and starts.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If the tasks differ, or the lengths of a task.
+    """
+    if set(before) != set(after) or not before:
+        raise ValueError(f"tasks differ: before {sorted(before)}, after {sorted(after)}")
+    tables = [_PairTable.tabulate(before[task], after[task]) for task in before]
+    mean = mean_over_tasks(Estimate(t.difference, *t.interval(confidence)) for t in tables)
+    gained, lost = sum(t.gained for t in tables), sum(t.lost for t in tables)
+    return PairedDifference(*mean, _mcnemar(gained, lost))
+
+
+def mean_over_tasks(estimates: Iterable[Estimate]) -> Estimate:
+    """Mean of independent estimates; each end is as far away as the tasks' ends say together.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    values = np.array(list(estimates))
+    if len(values) == 0:
+        raise ValueError("cannot take the mean over no tasks")
+    value, low, high = values.T
+    mean = float(value.mean())
+    return Estimate(
+        mean,
+        mean - float(np.linalg.norm(value - low)) / len(values),
+        mean + float(np.linalg.norm(high - value)) / len(values),
+    )
+
+
+def mean_interval(per_seed: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean over training seeds with Student's t interval.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+    """
+    if len(per_seed) < 2:
+        raise ValueError(f"an interval over seeds needs at least 2 of them, got {len(per_seed)}")
+    mean, error = float(np.mean(per_seed)), float(scipy.stats.sem(per_seed))
+    half = error * float(scipy.stats.t.ppf((1 + confidence) / 2, len(per_seed) - 1))
+    return Estimate(mean, mean - half, mean + half)
+
+
+class _PairTable(NamedTuple):
+    """How often both, only the later, only the earlier, or neither of two trials succeeded."""
+
+    both: int
+    gained: int
+    lost: int
+    neither: int
+
+    @classmethod
+    def tabulate(cls, before: ArrayLike, after: ArrayLike) -> _PairTable:
+        first, second = np.asarray(before, bool), np.asarray(after, bool)
+        if first.shape != second.shape or first.ndim != 1 or first.size == 0:
+            raise ValueError(
+                "paired outcomes must be two lists of equal length, at least 1; got shapes "
+                f"{first.shape} before and {second.shape} after"
+            )
+        pairs = [first & second, ~first & second, first & ~second, ~first & ~second]
+        return cls(*(int(pair.sum()) for pair in pairs))
+
+    @property
+    def difference(self) -> float:
+        return (self.gained - self.lost) / sum(self)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Newcombe's method 10."""
+        n = sum(self)
+        after, before = (self.both + self.gained) / n, (self.both + self.lost) / n
+        low_after, high_after = wilson(self.both + self.gained, n, confidence)
+        low_before, high_before = wilson(self.both + self.lost, n, confidence)
+        phi = self._correlation()
+        return (
+            self.difference - _distance(after - low_after, high_before - before, phi),
+            self.difference + _distance(high_after - after, before - low_before, phi),
+        )
+
+    def _correlation(self) -> float:
+        """Correlation of the two outcomes, shrunk by Newcombe's continuity correction."""
+        margins = (
+            (self.both + self.gained)
+            * (self.lost + self.neither)
+            * (self.both + self.lost)
+            * (self.gained + self.neither)
+        )
+        if margins == 0:
+            return 0.0
+        product = float(self.both * self.neither - self.gained * self.lost)
+        if product > 0:
+            product = max(product - sum(self) / 2, 0.0)
+        return product / math.sqrt(margins)
+
+
+def _distance(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
+
+def _mcnemar(gained: int, lost: int) -> float:
+    if gained + lost == 0:
+        return 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue)
+
+
+# ---------------------------------------------------------------------------- evaluation results
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Episodes of one task, each start once.
+
+    Attributes:
+        seeds: Seed of every start.
+        success: Whether each was solved.
+        mean_steps: Mean number of environment steps of an episode.
+    """
+
+    seeds: tuple[int, ...]
+    success: tuple[bool, ...]
+    mean_steps: float
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) != len(self.success) or not self.seeds:
+            raise ValueError(
+                "a task result needs one outcome for every seed and at least one, got "
+                f"{len(self.success)} outcomes for {len(self.seeds)} seeds"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a task result holds a seed twice; every start is played once")
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.success)
+
+    @property
+    def successes(self) -> int:
+        """Number of successful episodes."""
+        return sum(self.success)
+
+    @property
+    def rate(self) -> Estimate:
+        """Success rate with Wilson's interval."""
+        return Estimate(self.successes / self.episodes, *wilson(self.successes, self.episodes))
+
+    def by_seed(self) -> dict[int, bool]:
+        """Success by start."""
+        return dict(zip(self.seeds, self.success, strict=True))
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One evaluation of one policy.
+
+    Attributes:
+        protocol_id: Name of everything that changes the number; only results that share it may be
+            compared.
+        suite: Name of the suite.
+        horizon: Longest episode, in environment steps.
+        settings: The suite's settings (cameras, image size, quality), JSON-able.
+        renderer: What drew the images.
+        tasks: Outcomes by task id.
+        buckets: Task ids by difficulty; ids that were not evaluated are ignored.
+        policy: Where the policy was, for the reader.
+    """
+
+    protocol_id: str
+    suite: str
+    horizon: int
+    settings: dict[str, Any]
+    renderer: str
+    tasks: dict[str, TaskResult]
+    buckets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    policy: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("an evaluation needs at least one task")
+
+    @property
+    def mean(self) -> Estimate:
+        """Unweighted mean over tasks of the success rate, with its interval."""
+        return mean_over_tasks(task.rate for task in self.tasks.values())
+
+    @property
+    def mean_steps(self) -> float:
+        """Mean over tasks of the mean episode length, in environment steps."""
+        return float(np.mean([task.mean_steps for task in self.tasks.values()]))
+
+    def bucket_means(self) -> dict[str, Estimate]:
+        """Mean over the evaluated tasks of each bucket that has any."""
+        return {
+            name: mean_over_tasks(self.tasks[task].rate for task in ids)
+            for name, ids in self.evaluated_buckets().items()
+        }
+
+    def evaluated_buckets(self) -> dict[str, tuple[str, ...]]:
+        """Buckets with the tasks that were evaluated; empty ones are left out."""
+        present = {
+            name: tuple(task for task in ids if task in self.tasks)
+            for name, ids in self.buckets.items()
+        }
+        return {name: ids for name, ids in present.items() if ids}
+
+    def to_json(self) -> str:
+        """Everything, with the rates and intervals that follow from it for other readers."""
+        data = asdict(self)
+        for name, task in self.tasks.items():
+            rate = task.rate
+            data["tasks"][name] |= {
+                "successes": task.successes,
+                "episodes": task.episodes,
+                "wilson": [rate.low, rate.high],
+            }
+        data |= {"mean": self.mean.value, "mean_interval": list(self.mean[1:])}
+        data["bucket_means"] = {name: e.value for name, e in self.bucket_means().items()}
+        return json.dumps(data, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EvalResult:
+        """The result that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: If the text is not such a result.
+        """
+        try:
+            data = json.loads(text)
+            tasks = {
+                name: TaskResult(tuple(t["seeds"]), tuple(t["success"]), t["mean_steps"])
+                for name, t in data["tasks"].items()
+            }
+            buckets = {name: tuple(ids) for name, ids in data["buckets"].items()}
+            plain = ("protocol_id", "suite", "horizon", "settings", "renderer", "policy")
+            return cls(**{name: data[name] for name in plain}, tasks=tasks, buckets=buckets)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"not an evaluation result ({type(error).__name__}: {error}); expected the JSON "
+                "that `vla-rl eval` writes"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two evaluations.
+
+    Attributes:
+        tasks: By task id.
+        buckets: Mean over the tasks of each bucket.
+        mean: Mean over all tasks.
+    """
+
+    tasks: dict[str, PairedDifference]
+    buckets: dict[str, PairedDifference]
+    mean: PairedDifference
+
+
+def compare(before: EvalResult, after: EvalResult) -> Comparison:
+    """Compare two evaluations start by start.
+
+    Raises:
+        ValueError: If their protocols differ, naming both, or their tasks or starts.
+    """
+    if before.protocol_id != after.protocol_id:
+        raise ValueError(
+            "results of different protocols cannot be compared: before is "
+            f"{before.protocol_id!r}, after is {after.protocol_id!r}; evaluate both under one"
+        )
+    if set(before.tasks) != set(after.tasks):
+        raise ValueError(
+            f"tasks differ: {sorted(before.tasks)} before, {sorted(after.tasks)} after"
+        )
+    was, now = {}, {}
+    for task, result in before.tasks.items():
+        first, second = result.by_seed(), after.tasks[task].by_seed()
+        if set(first) != set(second):
+            raise ValueError(f"the starts of {task} differ between the two evaluations")
+        was[task] = list(first.values())
+        now[task] = [second[seed] for seed in first]
+    return Comparison(
+        tasks={task: paired_difference(was[task], now[task]) for task in was},
+        buckets={
+            name: mean_paired_difference({t: was[t] for t in ids}, {t: now[t] for t in ids})
+            for name, ids in before.evaluated_buckets().items()
+        },
+        mean=mean_paired_difference(was, now),
+    )
