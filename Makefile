@@ -26,7 +26,7 @@ format: $(VENV)/.ready  ## rewrite files in the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.ready  ## measure rollout throughput on this machine (about 5 minutes)
-	$(BIN)/python benchmarks/rollout_throughput.py
+	$(BIN)/python -m benchmarks.rollout_throughput
 
 setup: $(VENV)/.ready  ## virtual environment, package and GL libraries
 

@@ -2,15 +2,15 @@
 
 Measured one after the other in one run on one machine, each with one process per core:
 
-- ``usual``: a re-implementation of how peers step image environments: one process per environment, every
-  inner step of a chunk rendered at 480x480 in default quality and sent back pickled. Random actions, so the
-  policy costs it nothing.
-- ``usual_small``: the same, but with our cameras, resolution and fast rendering at every inner step.
+- ``usual``: a re-implementation of how peers step image environments: one process per environment,
+  every inner step of a chunk rendered at 480x480 in default quality and sent back pickled. Random
+  actions, so the policy costs it nothing.
+- ``usual_small``: the same, but with our cameras, resolution and fast rendering at every step.
 - ``collector``: ours, with the policy choosing every chunk.
 - ``meta_world``: stock Meta-World ``step`` without any rendering.
 - ``physics``: MuJoCo alone, five ``mj_step`` for each environment step, the limit of any method.
 
-    python benchmarks/rollout_throughput.py [--seconds 20]
+    python -m benchmarks.rollout_throughput [--seconds 20]
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ GROUP = 8
 
 def stock(task: str, pixels: int | None) -> Any:
     """A stock Meta-World environment; with ``pixels`` it can render in default quality."""
+    suite.prepare(suite.Settings())
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-    suite.choose_gl()
-    sight = {"render_mode": "rgb_array", "camera_name": "corner2"} if pixels else {}
-    size = {"width": pixels, "height": pixels} if pixels else {}
-    env = ALL_V3_ENVIRONMENTS[task](**sight, **size)
+    sight: dict[str, Any] = {}
+    if pixels:
+        sight = {"render_mode": "rgb_array", "camera_name": "corner2"}
+        sight |= {"width": pixels, "height": pixels}
+    env: Any = ALL_V3_ENVIRONMENTS[task](**sight)
     env._set_task_called = True
     env._freeze_rand_vec = False
     env.seed(0)
@@ -70,7 +72,7 @@ def step_usual(task: str) -> Callable[[], Any]:
 
 def step_usual_small(task: str) -> Callable[[], Any]:
     """The usual way with our environment, cameras, resolution and quality."""
-    world = World(tasks=(task,), max_steps=HORIZON)
+    world = World(tasks=(task,), max_steps=(HORIZON,))
     env, rng = suite.make(world.resolved()[0], suite.Settings()), np.random.default_rng(0)
     env.reset(seed=0)
 
@@ -172,7 +174,7 @@ def by_collector(seconds: float) -> tuple[dict[str, float], dict[str, float]]:
     rates, split = {}, dict.fromkeys(("physics", "render", "transfer", "policy"), 0.0)
     with Collector("metaworld", settings, RolloutConfig(), "cpu") as collector:
         for name in TASKS:
-            task = World(tasks=(name,), max_steps=HORIZON).resolved()[0]
+            task = World(tasks=(name,), max_steps=(HORIZON,)).resolved()[0]
             policy.remember([task.instruction])
             specs = [
                 EpisodeSpec(task, seed_for("train", i)) for i in range(8) for _ in range(GROUP)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "put the ring of the wrench over the peg",
     "basketball-v3": "drop the basketball through the hoop",
-    "bin-picking-v3": "move the block from the right bin into the left bin",
+    "bin-picking-v3": "move the block from the red bin into the blue bin",
     "box-close-v3": "put the lid on the box",
     "button-press-topdown-v3": "press the button down from above",
     "button-press-topdown-wall-v3": "reach over the wall and press the button down from above",
@@ -40,7 +40,7 @@ INSTRUCTIONS: dict[str, str] = {
     "lever-pull-v3": "push the lever up until it is upright",
     "peg-insert-side-v3": "insert the peg into the hole in the side of the box",
     "peg-unplug-side-v3": "pull the plug out of the socket",
-    "pick-out-of-hole-v3": "take the puck out of the hole and bring it to the goal",
+    "pick-out-of-hole-v3": "bring the puck from the hole up to the goal",
     "pick-place-v3": "pick up the puck and hold it at the goal",
     "pick-place-wall-v3": "lift the puck over the wall and hold it at the goal",
     "plate-slide-back-side-v3": "slide the plate sideways out of the goal cage",

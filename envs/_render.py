@@ -112,14 +112,12 @@ def _asked_for(backend: str) -> tuple[GLChoice, str]:
 
 def _first_that_works() -> tuple[GLChoice, str]:
     failures: list[str] = []
-    for backend in ("egl", "osmesa"):
+    for backend, name in (("egl", "EGL"), ("osmesa", "OSMesa")):
         probe = _probe(backend)
         if probe.works:
-            because = "".join(f"{failure}; using {backend.upper()}; " for failure in failures)
-            return GLChoice(
-                backend, because + f"{backend.upper()} works: {probe.detail}"
-            ), probe.detail
-        failures.append(f"{backend.upper()} failed: {probe.detail}")
+            because = "".join(f"{failure}; using {name}; " for failure in failures)
+            return GLChoice(backend, because + f"{name} works: {probe.detail}"), probe.detail
+        failures.append(f"{name} failed: {probe.detail}")
     raise RuntimeError(
         "MuJoCo cannot render, because no GL library works. Install one of them:\n"
         f"  sudo apt-get install -y {_PACKAGES['egl']}\n"
@@ -314,14 +312,10 @@ class FrameRenderer:
         self._mujoco = mujoco
         self._data, self._size, self._fast = data, size, quality == "fast"
         self._model = copy.copy(model)
-        self._model.vis.global_.offwidth, self._model.vis.global_.offheight = (
-            size * len(views),
-            size,
-        )
+        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = size
         if self._fast:
             _simplify(self._model, size, cells)
         self._gl = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._gl)
         self._scene = mujoco.MjvScene(self._model, maxgeom=model.ngeom + model.nsite + 64)
         if self._fast:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -329,8 +323,7 @@ class FrameRenderer:
         self._options = mujoco.MjvOption()
         self._groups = model.geom_group.copy()
         self._views = [(view, _camera(model, view)) for view in views]
-        self._rects = [mujoco.MjrRect(i * size, 0, size, size) for i in range(len(views))]
-        self._whole = mujoco.MjrRect(0, 0, size * len(views), size)
+        self._rect = mujoco.MjrRect(0, 0, size, size)
         _renderers.add(self)
 
     def render(self) -> NDArray[np.uint8]:
@@ -345,20 +338,21 @@ class FrameRenderer:
         if self._gl is None:
             raise RuntimeError("the renderer is closed")
         _make_current()
-        for (view, camera), rect in zip(self._views, self._rects, strict=True):
-            self._draw(view, camera, rect)
-        # The views lie side by side in one buffer, so that one read fetches them all.
-        size, count = self._size, len(self._views)
-        strip = np.empty((size, count * size, 3), np.uint8)
-        self._mujoco.mjr_readPixels(strip, None, self._whole, self._gl)
-        if strip.max() < 4 or strip.min() == strip.max():
+        # Renderers share one GL context: without this, the frame would land in another's buffer.
+        offscreen = self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value
+        self._mujoco.mjr_setBuffer(offscreen, self._gl)
+        frames = np.empty((len(self._views), self._size, self._size, 3), np.uint8)
+        for frame, (view, camera) in zip(frames, self._views, strict=True):
+            self._draw(view, camera)
+            self._mujoco.mjr_readPixels(frame, None, self._rect, self._gl)
+        if frames.max() < 4 or frames.min() == frames.max():
             raise RuntimeError(
                 f"the frames of {[view.camera for view, _ in self._views]} are empty although "
                 f"{os.environ.get('MUJOCO_GL')} works elsewhere: try MUJOCO_GL=osmesa "
                 f"(sudo apt-get install -y {_PACKAGES['osmesa']}) or a smaller image_size"
             )
         # OpenGL's first row is the lowest one.
-        return np.ascontiguousarray(strip[::-1].reshape(size, count, size, 3).swapaxes(0, 1))
+        return np.ascontiguousarray(frames[:, ::-1])
 
     def close(self) -> None:
         """Free the GL resources; closing twice does nothing."""
@@ -368,7 +362,7 @@ class FrameRenderer:
             self._gl = None
             _renderers.discard(self)
 
-    def _draw(self, view: View, camera: mujoco.MjvCamera, rect: mujoco.MjrRect) -> None:
+    def _draw(self, view: View, camera: mujoco.MjvCamera) -> None:
         mujoco, everything = self._mujoco, self._mujoco.mjtCatBit.mjCAT_ALL.value
         if self._fast:
             # Without shadows, what is out of sight leaves no trace in the frame.
@@ -378,7 +372,7 @@ class FrameRenderer:
             self._model, self._data, self._options, None, camera, everything, self._scene
         )
         _move(self._scene, view)
-        mujoco.mjr_render(rect, self._scene, self._gl)
+        mujoco.mjr_render(self._rect, self._scene, self._gl)
 
 
 _HIDDEN_GROUP = 5
@@ -401,7 +395,7 @@ def _in_sight(
 def _simplify(model: mujoco.MjModel, size: int, cells: NDArray[np.float64] | None) -> None:
     """Drop detail that frames of a size do not show from a model that is only drawn."""
     quality = model.vis.quality
-    quality.offsamples = 0
+    quality.offsamples = quality.shadowsize = 0
     # MuJoCo draws round shapes with 28 x 16 faces and boxes with 4 x 4 per side.
     detail = min(1.0, size / 256)
     quality.numslices = max(10, round(28 * detail))

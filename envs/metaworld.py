@@ -2,15 +2,17 @@
 
 The action is a hand displacement of up to 1 cm per axis and step, and a gripper effort. The state
 is the hand's position in metres and the opening of the gripper in [0, 1]. Everything about a start
-follows from its seed. A MuJoCo GL library is chosen when the first environment is made.
+follows from its seed. A GL library is chosen when the first environment with cameras is made.
 """
 
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gymnasium
@@ -21,7 +23,7 @@ from vla_rl.envs import _metaworld_tasks as table
 from vla_rl.envs._render import FrameRenderer, View, check_image, choose_gl
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import EvalProtocol, Expert, Floats, Observation, Spaces, Task
+from vla_rl.types import Check, EvalProtocol, Expert, Floats, Observation, Spaces, Task
 
 if TYPE_CHECKING:
     from vla_rl.envs._metaworld_fast import FastSawyer
@@ -90,6 +92,49 @@ def spaces(settings: Settings) -> Spaces:
     return Spaces(tuple(settings.cameras), settings.image_size, state_dim=4, action_dim=4)
 
 
+def prepare(settings: Settings) -> str:
+    """Choose a GL library for this process and its children; returns which one, and why.
+
+    Raises:
+        RuntimeError: If cameras are wanted and no GL library works, with what to install.
+    """
+    return ": ".join(choose_gl()) if settings.cameras else "none"
+
+
+def filmed(settings: Settings) -> Settings:
+    """Settings for videos: one view from the side, large, as fast as for the policy."""
+    return replace(settings, cameras=("corner2",), image_size=240)
+
+
+def diagnose() -> list[Check]:
+    """Whether a GL library works, and whether a real frame of a real task shows something."""
+    try:
+        found = prepare(Settings())
+    except RuntimeError as error:
+        return [Check("GL library", False, "none works", str(error))]
+    done = subprocess.run(
+        [sys.executable, "-c", _REAL_FRAME], capture_output=True, text=True, check=False
+    )
+    frame = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
+    advice = "" if done.returncode == 0 else "the GL library draws, but not this scene: see above"
+    return [Check("GL library", True, found), Check("frame", not advice, frame, advice)]
+
+
+# In a process of its own: the caller may go on to use torch, which must not be imported after GL.
+_REAL_FRAME = """
+import time
+from vla_rl.envs import metaworld as m
+env = m.make(m.tasks()[0], m.Settings())
+env.start(0)
+env.observe()
+began = time.perf_counter()
+images = [env.observe().images for _ in range(20)][-1]
+spent = (time.perf_counter() - began) / 20
+print(f"{images.shape[0]} views of {images.shape[1]} px in {1e3 * spent:.1f} ms, "
+      f"mean brightness {images.mean():.0f} of 255")
+"""
+
+
 def make(task: Task, settings: Settings) -> MetaWorld:
     """An environment for one task.
 
@@ -107,7 +152,6 @@ def expert(task: Task) -> Expert:
         ValueError: If the task is unknown.
     """
     _check_task(task)
-    choose_gl()
     from metaworld.policies import ENV_POLICY_MAP
 
     scripted: Any = ENV_POLICY_MAP[task.id]()  # type: ignore[abstract]
@@ -144,7 +188,8 @@ class MetaWorld(SimEnv):
     def __init__(self, task: Task, settings: Settings) -> None:
         self.spaces = spaces(settings)
         _check_task(task)
-        choose_gl()
+        if self.spaces.views:
+            choose_gl()
         import mujoco
 
         from vla_rl.envs._metaworld_fast import make_sawyer

@@ -26,13 +26,13 @@ class GaussianConfig:
 
     chunk: int = 10
     """Low-level actions per decision, H."""
-    std: float = 0.12
+    std: float = 0.07
     """Initial standard deviation of every action dimension; actions live in [-1, 1]."""
     std_by_instruction: bool = False
     """Let the deviation depend on the instruction (from no dependence at first)."""
-    rho: float = 0.8
+    rho: float = 0.5
     """Correlation of the exploration noise of neighbouring steps of a chunk, in [0, 1)."""
-    episode_share: float = 0.3
+    episode_share: float = 0.2
     """Part of the noise's variance that stays constant over an episode, in [0, 1)."""
     density: str = "marginal"
     """Log-probability of an action: "marginal" ignores that the noise is correlated,

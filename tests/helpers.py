@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from vla_rl.config import World
 from vla_rl.envs import point_reach
 from vla_rl.policies import tiny
+from vla_rl.rewards import sparse
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
 from vla_rl.simulation import SlotPool
 from vla_rl.types import Group, RolloutBatch, Timing, Trajectory, with_reward
 
-WORLD = World("point_reach", ("red", "green", "blue"), max_steps=20)
+WORLD = World("point_reach", ("red", "green", "blue"), max_steps=(20,))
 
 
 def make_policy(**settings) -> tiny.Policy:
@@ -28,8 +31,6 @@ def make_policy(**settings) -> tiny.Policy:
 
 def play_groups(policy, groups: int, size: int, use="train", **settings) -> list[Group]:
     """Groups of ``size`` episodes from new starts, played in this process with sparse reward."""
-    from vla_rl.rewards import sparse
-
     specs = [spec for spec in WORLD.specs(use, groups // 3) for _ in range(size)]
     simulation = LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
     played = play(policy, simulation, specs, range(len(specs)), PlaySettings(**settings), Timing())
@@ -39,7 +40,6 @@ def play_groups(policy, groups: int, size: int, use="train", **settings) -> list
 
 def fake_returns(group: Group, returns: list[float]) -> Group:
     """The group with the given total rewards."""
-    from dataclasses import replace
 
     def paid(t: Trajectory, total: float) -> Trajectory:
         reward = np.zeros(t.decisions, np.float32)

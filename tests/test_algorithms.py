@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def test_untrained_groups_stay_bit_equal_and_logs_are_finite(name):
     learner = Learner(policy, LearnerConfig(), algorithm.trains)
     frozen = [p for n, ps in policy.groups().items() if n not in algorithm.trains for p in ps]
     before = [p.detach().clone() for p in frozen]
-    log = algorithm.update(learner, packed(policy, size=algorithm.group_size), np.random.default_rng(0))
+    log = algorithm.update(
+        learner, packed(policy, size=algorithm.group_size), np.random.default_rng(0)
+    )
     assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
     assert log
     assert all(np.isfinite(value) for value in log.values())
@@ -127,7 +130,8 @@ def test_every_level_and_aggregation_runs(level: F.RatioLevel, mode: F.Aggregati
 
 
 @pytest.mark.parametrize(
-    "bad", [{"group_size": 1}, {"clip_ratio_low": 0.0}, {"clip_ratio_high": -1.0}, {"ppo_epochs": 0}]
+    "bad",
+    [{"group_size": 1}, {"clip_ratio_low": 0.0}, {"clip_ratio_high": -1.0}, {"ppo_epochs": 0}],
 )
 def test_loop_refuses_bad_settings(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -137,7 +141,7 @@ def test_loop_refuses_bad_settings(bad):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_setting_has_help(name):
     algorithm = plugins.load("algorithms", name).Algorithm
-    source = open(plugins.load("algorithms", name).__file__).read()
+    source = Path(plugins.load("algorithms", name).__file__).read_text()
     for field in fields(algorithm):
         after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1].lstrip()
         assert after.startswith('"""'), f"{field.name} has no help string"

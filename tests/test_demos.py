@@ -78,6 +78,12 @@ def test_an_empty_set_and_an_empty_append(demos: DemoSet) -> None:
     assert demos.summary() == []
 
 
+def test_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    DemoSet.create("some/demos", "toys", SETTINGS, SPACES).append([demo("a", 1, 4)])
+    assert len(DemoSet.open("some/demos").load()) == 1
+
+
 def test_summary(demos: DemoSet) -> None:
     demos.append([demo("push", 1, 4), demo("push", 2, 2, False, "policy"), demo("pull", 3, 5)])
     pull, push = demos.summary()

@@ -25,9 +25,7 @@ def test_only_the_trained_groups_move(trains):
         learner.step(scores.logprob.mean() + scores.value.square().mean() + scores.value.mean())
     after = snapshot(policy)
     for name in before:
-        moved = any(
-            not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True)
-        )
+        moved = any(not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))
         assert moved == (name in trains), name
 
 

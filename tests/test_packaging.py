@@ -40,10 +40,19 @@ def test_the_links_lead_to_the_folders(name):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--no-isolation",
+            "--outdir",
+            str(out),
+            str(ROOT),
+        ],
         check=True,
         capture_output=True,
     )
@@ -90,7 +99,9 @@ def test_the_wheel_works_in_a_folder_with_its_own_envs(wheel, tmp_path):
 
 
 def test_env_side_modules_start_without_torch():
-    modules = "vla_rl.workers, vla_rl.simulation, vla_rl.envs.point_reach, vla_rl.curricula.frontier"
+    modules = (
+        "vla_rl.workers, vla_rl.simulation, vla_rl.envs.point_reach, vla_rl.curricula.frontier"
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT

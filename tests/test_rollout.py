@@ -194,7 +194,8 @@ def test_no_orphans_when_the_parent_is_killed(tmp_path):
             from vla_rl.collector import Collector, RolloutConfig
             from vla_rl.envs import point_reach
             if __name__ == "__main__":
-                c = Collector("point_reach", point_reach.Settings(), RolloutConfig(workers=2), "cpu")
+                config = RolloutConfig(workers=2)
+                c = Collector("point_reach", point_reach.Settings(), config, "cpu")
                 print(*c.pids, flush=True)
                 time.sleep(60)
             """
@@ -226,7 +227,9 @@ def test_keys_differ_and_repeat():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"workers": -1}, {"max_in_flight": 0}, {"timeout": 0.0}], ids=lambda bad: next(iter(bad))
+    "bad",
+    [{"workers": -1}, {"max_in_flight": 0}, {"timeout": 0.0}],
+    ids=lambda bad: next(iter(bad)),
 )
 def test_bad_rollout_settings_are_refused(bad):
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -210,7 +210,7 @@ class Collector:
         played: dict[int, Trajectory] = {}
         timing = Timing()
         for mine, answer in zip(dealt, self._crew.run(jobs, heard), strict=False):
-            trajectories, seconds = answer  # type: ignore[misc]
+            trajectories, seconds = cast("tuple[list[Trajectory], dict[str, float]]", answer)
             played.update(zip(mine, trajectories, strict=True))
             for part, spent in seconds.items():
                 timing.add(part, spent / len(jobs))

@@ -28,8 +28,8 @@ class World:
     """Suite of tasks: a name that `vla-rl list envs` shows, or a dotted path to a module."""
     tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
     """Tasks of the suite; `all` stands for every one."""
-    max_steps: int | None = 120
-    """Horizon in environment steps; None keeps the suite's own."""
+    max_steps: tuple[int, ...] | None = (100, 85, 100)
+    """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
     env: Any = None
     """Settings of the suite (cameras, image size, rendering quality)."""
 
@@ -48,11 +48,19 @@ class World:
                 raise ValueError(plugins.unknown("task", name, every))
         if len(set(names)) != len(names):
             raise ValueError(f"a task is named twice in {list(names)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.max_steps is None:
+            return [every[name] for name in names]
+        if len(self.max_steps) not in (1, len(names)):
+            raise ValueError(
+                f"max_steps {list(self.max_steps)}: give one number, or one for each of "
+                f"{len(names)} tasks"
+            )
+        if min(self.max_steps) < 1:
+            raise ValueError(f"max_steps must be at least 1, got {min(self.max_steps)}")
+        steps = self.max_steps * len(names) if len(self.max_steps) == 1 else self.max_steps
         return [
-            dataclasses.replace(every[name], max_steps=self.max_steps or every[name].max_steps)
-            for name in names
+            dataclasses.replace(every[name], max_steps=horizon)
+            for name, horizon in zip(names, steps, strict=True)
         ]
 
     def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
@@ -109,7 +117,7 @@ def write_world(world: World, folder: Path) -> None:
     data = {
         "suite": world.suite,
         "tasks": list(world.tasks),
-        "max_steps": world.max_steps,
+        "max_steps": None if world.max_steps is None else list(world.max_steps),
         "env": to_json(world.settings()),
     }
     (folder / "world.json").write_text(json.dumps(data, indent=2) + "\n")
@@ -128,7 +136,7 @@ def read_world(folder: Path) -> World:
         return World(
             suite=data["suite"],
             tasks=tuple(data["tasks"]),
-            max_steps=data["max_steps"],
+            max_steps=None if data["max_steps"] is None else tuple(data["max_steps"]),
             env=from_json(settings, data["env"]),
         )
     except FileNotFoundError as error:

@@ -98,7 +98,7 @@ class DemoSet:
         Raises:
             ValueError: If the folder holds anything, or the settings are not JSON-able.
         """
-        path = Path(path)
+        path = Path(path).resolve()  # Minari mixes relative paths up
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is not empty; choose another folder or open the set there")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class DemoSet:
         Raises:
             ValueError: If there is none, somebody else wrote it, or a file of it is damaged.
         """
-        path = Path(path)
+        path = Path(path).resolve()  # Minari mixes relative paths up
         ours = _our_metadata(path)
         spaces = dict(ours["spaces"])
         spaces["views"] = tuple(spaces["views"])

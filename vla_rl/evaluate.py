@@ -58,7 +58,7 @@ def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
                 f"protocol {protocol.name} asks for {name} = {wanted}, but this policy was trained "
                 f"with {name} = {found}; train one with that setting, or use another protocol"
             )
-    return dataclasses.replace(world, max_steps=protocol.max_steps), protocol
+    return dataclasses.replace(world, max_steps=(protocol.max_steps,)), protocol
 
 
 def protocol_id(world: World, protocol: EvalProtocol) -> str:
@@ -68,11 +68,13 @@ def protocol_id(world: World, protocol: EvalProtocol) -> str:
         f"{name}={'+'.join(value) if isinstance(value, list) else value}"
         for name, value in sorted(settings.items())
     )
-    ids = sorted(task.id for task in world.resolved())
-    digest = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:8]
+    tasks = sorted(world.resolved(), key=lambda task: task.id)
+    digest = hashlib.sha256(" ".join(task.id for task in tasks).encode()).hexdigest()[:8]
+    horizons = [str(task.max_steps) for task in tasks]
+    steps = horizons[0] if len(set(horizons)) == 1 else "+".join(horizons)
     return (
-        f"{protocol.name}:{world.suite}:{protocol.episodes_per_task}x{protocol.max_steps}steps:"
-        f"{shown}:{len(ids)}tasks-{digest}"
+        f"{protocol.name}:{world.suite}:{protocol.episodes_per_task}x{steps}steps:"
+        f"{shown}:{len(tasks)}tasks-{digest}"
     )
 
 

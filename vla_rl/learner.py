@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch import Tensor
 from vla_rl.policy import Policy, Scores
 from vla_rl.types import Observation, RolloutBatch
 
+Regulariser = Callable[[int], Tensor]
+"""From the number of the gradient step to a scalar that is added to its loss."""
+
 Rows = np.ndarray
 """``[B, 2]`` int64: episode and decision of each row of a minibatch."""
 
@@ -20,7 +23,7 @@ Rows = np.ndarray
 class LearnerConfig:
     """The optimizer (AdamW)."""
 
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Learning rate of the action head."""
     vlm_lr: float = 1e-4
     """Learning rate of the vision backbone or its LoRA, where it is trained."""
@@ -63,6 +66,8 @@ class Learner:
         self.policy = policy
         self.config = config
         self.version = 0
+        self.steps = 0
+        self.regulariser: Regulariser | None = None
         policy.freeze(set(groups) - set(trains))
         rates = config.rates()
         self._parameters = [p for name in groups if name in trains for p in groups[name]]
@@ -100,17 +105,23 @@ class Learner:
         yield from np.array_split(rows, max(1, round(len(rows) / size)))
 
     def step(self, loss: Tensor) -> float:
-        """One gradient step down the loss; returns the gradient norm before clipping.
+        """One gradient step down the loss (and the regulariser, if one is set).
+
+        Returns:
+            The gradient norm before clipping.
 
         Raises:
             FloatingPointError: If the loss or a gradient is not finite; the weights are unchanged.
         """
+        if self.regulariser is not None:
+            loss = loss + self.regulariser(self.steps)
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"the loss is {float(loss)}; weights were not changed")
+            raise FloatingPointError(f"the loss is {loss.item()}; weights were not changed")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm))
         if not np.isfinite(norm):
             raise FloatingPointError(f"the gradient norm is {norm}; weights were not changed")
         self.optimizer.step()
+        self.steps += 1
         return norm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
+from typing import cast
 
 INLINE_BYTES = 1 << 18  # below this a pipe is as fast as a shared segment
 
@@ -19,11 +20,12 @@ def send(connection: Connection, message: object) -> None:
         connection.send((body, None, [bytes(view) for view in views]))
         return
     segment = SharedMemory(create=True, size=sum(sizes))
-    offset = 0
+    block, offset = cast(memoryview, segment.buf), 0
     for view, size in zip(views, sizes, strict=True):
-        segment.buf[offset : offset + size] = view
+        block[offset : offset + size] = view
         offset += size
     name = segment.name
+    block.release()
     segment.close()
     connection.send((body, name, sizes))
 
@@ -34,10 +36,11 @@ def receive(connection: Connection) -> object:
     if name is None:
         return pickle.loads(body, buffers=[bytearray(part) for part in parts])
     segment = SharedMemory(name=name)
-    buffers, offset = [], 0
+    block, buffers, offset = cast(memoryview, segment.buf), [], 0
     for size in parts:
-        buffers.append(bytearray(segment.buf[offset : offset + size]))
+        buffers.append(bytearray(block[offset : offset + size]))
         offset += size
+    block.release()
     segment.close()
     segment.unlink()
     return pickle.loads(body, buffers=buffers)

@@ -7,6 +7,7 @@ their options too.
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from vla_rl import plugins
-from vla_rl.config import World, read_world, specialise
+from vla_rl.config import World, from_json, read_world, specialise
 
 T = TypeVar("T")
 
@@ -28,22 +29,44 @@ PLUGIN_SETTINGS = {
 def parse(command: type[T], options: list[str], program: str) -> T:
     """An instance of the command's dataclass; exits with a message for ``--help`` or bad options.
 
+    With ``--resume`` the settings of the interrupted run are the defaults.
+
     Raises:
-        ValueError: For an unknown plug-in.
+        ValueError: For an unknown plug-in, or a run that cannot be resumed.
     """
     known = {field.name: field for field in fields(command)}  # type: ignore[arg-type]
+    saved = _saved(known, options)
     changes: dict[str, tuple[Any, Any]] = {}
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
         if name in known:
-            chosen = given(options, option) or _default(known[option])
+            chosen = given(options, option) or saved.get(option) or _default(known[option])
             settings = vars(plugins.load(kind, chosen))[attribute]
             changes[name] = (settings, _given_default(known[name], settings))
     if "world" in known:
-        world = _world(known, options)
+        suite = given(options, "suite") or saved.get("world", {}).get("suite")
+        world = _world(known, options, suite)
         # The world's own fields stand at the top: `--tasks`, not `--world.tasks`.
         changes["world"] = (Annotated[type(world), tyro.conf.arg(name="")], world)
     made = specialise(command, **changes) if changes else command
-    return tyro.cli(made, args=options, prog=program, description=command.__doc__)
+    default = from_json(made, saved) if saved else None
+    parsed: T = tyro.cli(  # type: ignore[assignment]
+        made, args=options, prog=program, description=command.__doc__, default=default
+    )
+    return parsed
+
+
+def _saved(known: dict[str, Field[Any]], options: list[str]) -> dict[str, Any]:
+    """The configuration of the run to go on with; empty if none is."""
+    if "resume" not in known or "--resume" not in options:
+        return {}
+    path = Path(given(options, "out") or _default(known["out"])) / "config.json"
+    if not path.exists():
+        raise ValueError(f"nothing to resume: {path} does not exist; start without --resume")
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return {name: value for name, value in saved.items() if name in known}
 
 
 def given(options: list[str], name: str) -> str | None:
@@ -57,13 +80,13 @@ def given(options: list[str], name: str) -> str | None:
     return None
 
 
-def _world(known: dict[str, Field[Any]], options: list[str]) -> Any:
+def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) -> Any:
     """The world a command starts from: that of the policy or demonstrations it is given."""
     world = _default(known["world"])
     source = next((given(options, n) for n in ("policy", "demos") if n in known), None)
     if source is not None and (Path(source) / "world.json").exists():
         world = read_world(Path(source))
-    suite = given(options, "suite") or world.suite
+    suite = suite or world.suite
     settings = plugins.load("envs", suite).Settings
     env = world.env if isinstance(world.env, settings) else settings()
     typed = specialise(World, env=(settings, env))
@@ -77,7 +100,10 @@ def _world(known: dict[str, Field[Any]], options: list[str]) -> Any:
 
 
 def _default(field: Field[Any]) -> Any:
-    return field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+    if field.default is not MISSING:
+        return field.default
+    assert field.default_factory is not MISSING, f"{field.name} needs a default"
+    return field.default_factory()
 
 
 def _given_default(field: Field[Any], settings: type) -> Any:

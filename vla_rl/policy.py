@@ -9,7 +9,7 @@ computed once, at acting, and every update starts from them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -101,6 +101,9 @@ class Policy(Protocol):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write weights, settings and remembered sentences."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> object:
+        """Take over weights, as any ``torch.nn.Module``."""
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters and buffers by name, as of any ``torch.nn.Module``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -42,12 +43,12 @@ class ServedSimulation:
         jobs = []
         for rows in mine:
             self._slot[rows] = np.arange(len(rows))
-            starts = [specs[row] for row in rows]
+            starts = [specs[int(row)] for row in rows]
             layout = self._shared.layout
             jobs.append(Job("begin", (rows.tolist(), starts, layout, self._final_value)))
         progress = np.zeros(len(specs), np.float32)
         for rows, answer in zip(mine, self._crew.run(jobs), strict=True):
-            progress[rows] = answer
+            progress[rows] = cast(Floats, answer)
         return self._shared.read(np.arange(len(specs))), progress
 
     def halves(self, count: int) -> list[Rows]:
@@ -71,7 +72,7 @@ class ServedSimulation:
         began = time.perf_counter()
         for worker, index in self._by_worker(rows):
             _, answer = self._crew.receive(worker)
-            values, seconds = answer  # type: ignore[misc]
+            values, seconds = cast("tuple[tuple[np.ndarray, ...], dict[str, float]]", answer)
             parts.append((index, values))
             for part, spent in seconds.items():
                 self.timing.add(part, spent / len(self._crew))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from vla_rl.demos import ChunkDataset
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
-from vla_rl.types import Observation
+from vla_rl.types import Array, Observation
 
 
 @dataclass(frozen=True)
 class SFTConfig:
     """Behaviour cloning."""
 
-    steps: int = 800
+    steps: int = 450
     """Gradient steps."""
     batch_size: int = 64
     """Recorded steps in a batch."""
@@ -42,6 +44,23 @@ class SFTConfig:
         for name in ("image_shift", "state_noise", "weight_decay"):
             if vars(self)[name] < 0:
                 raise ValueError(f"sft {name} must not be negative, got {vars(self)[name]}")
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """Holding on to the demonstrations during reinforcement learning (a switch of every run)."""
+
+    coef: float = 0.0
+    """Weight of the cloning loss that is added to every policy-gradient step; 0 switches it off.
+    It keeps tasks that are not being solved from drifting while others improve (DAPG, 2018)."""
+    batch_size: int = 64
+    """Recorded steps in a batch."""
+
+    def __post_init__(self) -> None:
+        if self.coef < 0:
+            raise ValueError(f"anchor coef must not be negative, got {self.coef}")
+        if self.batch_size < 1:
+            raise ValueError(f"anchor batch_size must be at least 1, got {self.batch_size}")
 
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -88,8 +107,8 @@ def one_cycle(done: float, warm_up: float = 0.3) -> float:
     """
     if done < warm_up:
         low = 1 / 25
-        return low + (1 - low) * 0.5 * (1 - np.cos(np.pi * done / warm_up))
-    return float(0.5 * (1 + np.cos(np.pi * (done - warm_up) / (1 - warm_up))))
+        return low + (1 - low) * 0.5 * (1 - math.cos(math.pi * done / warm_up))
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
 def augment(
@@ -107,3 +126,30 @@ def augment(
         )
     jitter = config.state_noise * spread * rng.standard_normal(obs.state.shape)
     return Observation(images, (obs.state + jitter).astype(np.float32))
+
+
+class DemoAnchor:
+    """The cloning loss of a fresh batch of demonstrations, times its coefficient.
+
+    As in DAPG (Rajeswaran et al., 2018, arXiv 1709.10087), without its decay. Backbone features of
+    the demonstrations are computed once if the backbone is frozen.
+    """
+
+    def __init__(self, policy: Policy, data: ChunkDataset, config: AnchorConfig, seed: int) -> None:
+        """Prepare to draw from ``data``."""
+        policy.remember(data.sentences)
+        self._policy, self._data, self._config, self._seed = policy, data, config, seed
+        self._features = self._cached() if "vlm" in policy.frozen else None
+
+    def __call__(self, step: int) -> Tensor:
+        """A scalar with gradient; its batch depends on the seed and the step only."""
+        rng = np.random.default_rng([self._seed, 3, step])
+        obs, sentences, actions, mask, rows = self._data.sample(rng, self._config.batch_size, True)
+        features = None if self._features is None else self._features[rows]
+        loss = self._policy.imitation_loss(obs, sentences, actions, mask, features)
+        return self._config.coef * loss
+
+    def _cached(self) -> Array:
+        size = self._config.batch_size
+        starts = range(0, len(self._data), size)
+        return np.concatenate([self._policy.features(self._data.obs[i : i + size]) for i in starts])

@@ -177,9 +177,7 @@ class SlotPool:
         self.timing.add("render", time.perf_counter() - moved)
 
 
-def replay(
-    suite: str, settings: object, spec: EpisodeSpec, actions: Floats
-) -> list[np.ndarray]:
+def replay(suite: str, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:
     """Play ``[L, A]`` actions from a start and return one frame per step, ``[h, w, 3]`` uint8.
 
     Because a spec determines everything, an episode can be filmed after it was played, at any

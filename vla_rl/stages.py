@@ -9,22 +9,22 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from vla_rl import checkpoint, plugins
 from vla_rl.collector import Collector, RolloutConfig
-from vla_rl.config import World, read_world, to_json, write_world
+from vla_rl.config import World, to_json, write_world
 from vla_rl.demos import ChunkDataset, DemoSet
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, Progress
-from vla_rl.policy import PolicyBase
-from vla_rl.sft import SFTConfig, train_sft
+from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.sft import AnchorConfig, DemoAnchor, SFTConfig, train_sft
 from vla_rl.statistics import EvalResult
 from vla_rl.train import Algorithm, Loop, TrainConfig, run
 from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
@@ -45,20 +45,9 @@ class Recipe:
     """Everything that reinforcement learning needs besides a policy and a world."""
 
     algorithm: Algorithm
+    anchor: AnchorConfig
     curriculum: Curriculum
     rewards: Sequence[Reward]
-    learner: LearnerConfig
-    train: TrainConfig
-    seed: int
-
-
-class RecipeNames(Protocol):
-    """A command that names the parts of a recipe."""
-
-    world: World
-    algo: Any
-    curriculum: str
-    rewards: tuple[str, ...]
     learner: LearnerConfig
     train: TrainConfig
     seed: int
@@ -87,17 +76,15 @@ def checked_spaces(world: World) -> Spaces:
     return spaces
 
 
-def rl_recipe(names: RecipeNames) -> Recipe:
-    """The parts by name, checked before any long work."""
-    curriculum = plugins.load("curricula", names.curriculum).Curriculum
-    return Recipe(
-        algorithm=names.algo,
-        curriculum=curriculum(names.world.resolved(), names.seed),
-        rewards=[plugins.load("rewards", name).reward for name in names.rewards],
-        learner=names.learner,
-        train=names.train,
-        seed=names.seed,
-    )
+def curriculum_named(name: str, world: World, seed: int) -> Curriculum:
+    """A curriculum over the world's tasks."""
+    made: Curriculum = plugins.load("curricula", name).Curriculum(world.resolved(), seed)
+    return made
+
+
+def rewards_named(names: Sequence[str]) -> list[Reward]:
+    """Reward models by name."""
+    return [plugins.load("rewards", name).reward for name in names]
 
 
 def new_run(folder: Path, command: Any, resume: bool) -> Run:
@@ -118,9 +105,7 @@ def new_run(folder: Path, command: Any, resume: bool) -> Run:
     return Run(folder, MetricsWriter(folder))
 
 
-def new_policy(
-    network: str, settings: Any, spaces: Spaces, seed: int, device: str
-) -> PolicyBase:
+def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
     """A policy with fresh weights that depend on the seed only."""
     torch.manual_seed(seed)
     policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
@@ -128,9 +113,22 @@ def new_policy(
 
 
 def open_collector(world: World, config: RolloutConfig, policy: PolicyBase | None) -> Collector:
-    """Workers for a world."""
+    """Workers for a world; a suite that cannot render here says so before they start."""
+    renderer(world)
     device = "cpu" if policy is None else policy.state_mean.device.type
     return Collector(world.suite, world.settings(), config, device)
+
+
+def renderer(world: World) -> str:
+    """What draws the world's images; makes it ready for this process and its children.
+
+    Raises:
+        RuntimeError: If nothing can, with what to install.
+    """
+    prepare: Callable[[Any], str] = vars(plugins.load("envs", world.suite)).get(
+        "prepare", lambda settings: "none"
+    )
+    return prepare(world.settings())
 
 
 def save_policy(policy: PolicyBase, world: World, folder: Path) -> None:
@@ -162,36 +160,46 @@ def episodes_by_task(world: World, episodes: Sequence[int]) -> list[int]:
     return list(episodes) * len(tasks) if len(episodes) == 1 else list(episodes)
 
 
-def open_demos(folder: Path, world: World, append: bool) -> DemoSet:
-    """A set of demonstrations that fits the world; made if it is not there.
+def new_demos(folder: Path, world: World, append: bool) -> DemoSet:
+    """An empty set of demonstrations, or with ``append`` also one that is there and fits.
 
     Raises:
         FileExistsError: If it is there and ``append`` is off.
-        ValueError: If it was recorded in another suite, or with other cameras or actions.
+        ValueError: As :func:`fitting_demos`.
     """
-    spaces = checked_spaces(world)
-    if not folder.exists():
-        demos = DemoSet.create(folder, world.suite, to_json(world.settings()), spaces)
-        write_world(world, folder)
-        return demos
-    if not append:
+    if folder.exists():
+        if append:
+            return fitting_demos(folder, world)
         raise FileExistsError(f"{folder} already exists; add --append, or choose another --out")
+    spaces = checked_spaces(world)
+    demos = DemoSet.create(folder, world.suite, to_json(world.settings()), spaces)
+    write_world(world, folder)
+    return demos
+
+
+def fitting_demos(folder: Path, world: World) -> DemoSet:
+    """A set of demonstrations that fits the world.
+
+    Raises:
+        ValueError: If there is none, or it was recorded in another suite, or with other cameras or
+            actions.
+    """
     demos = DemoSet.open(folder)
-    demos.check(spaces, world.suite)
+    demos.check(checked_spaces(world), world.suite)
     return demos
 
 
 def record_stage(
-    collector: Collector, demos: DemoSet, world: World, counts: Sequence[int]
+    collector: Collector, demos: DemoSet, world: World, counts: Sequence[int], first: int
 ) -> None:
-    """Record new starts with the experts and append the solved episodes."""
+    """Record starts from the ``first``-th on that are new, and append the solved episodes."""
     suite = plugins.load("envs", world.suite)
     if "expert" not in vars(suite):
         raise ValueError(f"suite {world.suite} has no scripted expert")
-    known = {(d.spec.task.id, d.spec.seed) for d in demos.load()}
+    known = {(spec.task.id, spec.seed) for spec in demos.specs()}
     specs = []
     for task, count in zip(world.resolved(), counts, strict=True):
-        fresh = (i for i in range(10**5) if (task.id, seed_for("demo", i)) not in known)
+        fresh = (i for i in range(first, 10**5) if (task.id, seed_for("demo", i)) not in known)
         specs += [EpisodeSpec(task, seed_for("demo", next(fresh))) for _ in range(count)]
     with Progress("record", len(specs)) as progress:
         found = collector.record(specs, lambda _, success: progress.advance())
@@ -201,6 +209,8 @@ def record_stage(
             f"the experts solved none of {len(specs)} starts within {world.max_steps} steps; "
             "raise --max-steps"
         )
+    if len(solved) < len(found):
+        print(f"the experts solved {len(solved)} of {len(found)} starts; only those are kept")
     demos.append(solved)
 
 
@@ -211,11 +221,7 @@ def clone_stage(
     run: Run, policy: PolicyBase, demos: DemoSet, world: World, config: SFTConfig, seed: int
 ) -> None:
     """Clone the demonstrations of the world's tasks into the policy."""
-    wanted = [task.id for task in world.resolved()]
-    recorded = demos.load(wanted)
-    missing = sorted(set(wanted) - {d.spec.task.id for d in recorded})
-    if missing:
-        raise ValueError(f"no demonstration of {', '.join(missing)} in {demos.path}")
+    recorded = demos.load([task.id for task in world.resolved()])
     data = ChunkDataset(recorded, policy.chunk)
     with Progress("clone", config.steps) as progress:
 
@@ -258,7 +264,7 @@ def evaluate_stage(
     resolved, protocol = resolve(world, config)
     count = protocol.episodes_per_task * len(resolved.resolved())
     with Progress(title, count) as progress:
-        return evaluate(collector, policy, world, config, Tally(progress))
+        return evaluate(collector, policy, world, config, Tally(progress), renderer(world))
 
 
 # ---------------------------------------------------------------------------------------- improve
@@ -270,11 +276,18 @@ def improve_stage(
     policy: PolicyBase,
     world: World,
     recipe: Recipe,
+    demos: DemoSet | None,
     resume: bool,
 ) -> None:
-    """Reinforcement learning with checkpoints; Ctrl-C saves one before it ends."""
+    """Reinforcement learning with checkpoints; Ctrl-C saves one before it ends.
+
+    With an anchor in the recipe, ``demos`` are what it holds on to.
+    """
     policy.remember([task.instruction for task in world.resolved()])
     learner = Learner(policy, recipe.learner, recipe.algorithm.trains)
+    if recipe.anchor.coef > 0 and demos is not None:
+        data = ChunkDataset(demos.load([t.id for t in world.resolved()]), policy.chunk)
+        learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed)
     loop = Loop(
         collector,
         learner,
@@ -286,19 +299,55 @@ def improve_stage(
     )
     if resume:
         load_checkpoint(run_, loop)
-    total = recipe.train.iterations
-    with Progress("improve", total, loop.iteration) as progress, Interruption() as interruption:
+    saved = loop.iteration
+
+    def save() -> None:
+        nonlocal saved
+        if loop.iteration > saved:
+            save_checkpoint(run_, loop)
+            saved = loop.iteration
+
+    with _progress_of(loop) as progress, Interruption() as interruption:
 
         def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
             run_.metrics.write(loop.iteration, metrics)
-            progress.advance(_describe(metrics))
-            last = loop.iteration == total or interruption.wanted()
-            if last or loop.iteration % recipe.train.checkpoint_every == 0:
-                save_checkpoint(run_, loop, world)
+            progress.advance(_describe(metrics), _done(loop) - progress.done)
+            if loop.iteration % recipe.train.checkpoint_every == 0:
+                save()
 
         run(loop, on_iteration, interruption.wanted)
+        save()
     if interruption.wanted():
         raise KeyboardInterrupt
+
+
+def save_checkpoint(run_: Run, loop: Loop) -> None:
+    """Write everything that resuming needs."""
+    state = {
+        "optimizer": loop.learner.optimizer.state_dict(),
+        "loop": loop.state_dict(),
+        "rng": checkpoint.capture_rng(),
+    }
+    policy = loop.learner.policy
+    checkpoint.save(run_.folder / "checkpoints", loop.iteration, policy.save_pretrained, state)
+
+
+def load_checkpoint(run_: Run, loop: Loop) -> None:
+    """Go back to the newest valid checkpoint; a run without one starts from its beginning."""
+    root = run_.folder / "checkpoints"
+    if not root.exists():
+        return
+    found = checkpoint.load(root)
+    state = found.state()
+    policy = loop.learner.policy
+    saved = load_policy(found.policy, policy.spaces)
+    policy.load_state_dict(saved.state_dict())
+    policy.text_memory.update(saved.text_memory)
+    loop.learner.optimizer.load_state_dict(state["optimizer"])
+    loop.load_state_dict(state["loop"])
+    checkpoint.restore_rng(state["rng"])
+    run_.metrics.rewind(loop.iteration, prefix="train/")
+    print(f"resuming after iteration {loop.iteration} ({found.path})")
 
 
 class Interruption:
@@ -325,7 +374,20 @@ class Interruption:
         print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
 
 
+def _progress_of(loop: Loop) -> Progress:
+    """Seconds if time is what ends the run, else iterations."""
+    total = round(60 * loop.config.minutes) if loop.config.minutes else loop.config.iterations
+    return Progress("improve", total, _done(loop))
+
+
+def _done(loop: Loop) -> int:
+    limit = 60 * loop.config.minutes
+    return min(round(loop.seconds), round(limit)) if limit else loop.iteration
+
+
 def _describe(metrics: dict[str, float]) -> str:
-    tasks = {k.rpartition("/")[2]: v for k, v in metrics.items() if k.startswith("train/success/")}
-    shown = "  ".join(f"{task} {rate:.2f}" for task, rate in sorted(tasks.items()))
-    return shown if 0 < len(tasks) <= 4 else f"success {metrics['train/success']:.2f}"
+    prefix = "train/success/"
+    tasks = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+    if len(tasks) <= 4:
+        return "  ".join(f"{task} {rate:.2f}" for task, rate in sorted(tasks.items()))
+    return f"success {metrics['train/success']:.2f}"

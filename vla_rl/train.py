@@ -26,11 +26,16 @@ class Algorithm(Protocol):
     """
 
     @property
-    def group_size(self) -> int: ...
+    def group_size(self) -> int:
+        """See above."""
+
     @property
-    def uses_critic(self) -> bool: ...
+    def uses_critic(self) -> bool:
+        """See above."""
+
     @property
-    def trains(self) -> tuple[str, ...]: ...
+    def trains(self) -> tuple[str, ...]:
+        """See above."""
 
     def keep(self, group: Group) -> bool:
         """Whether a group can teach something; the others are dropped and drawn again."""
@@ -55,7 +60,7 @@ class TrainConfig:
     """Updates to make."""
     minutes: float = 0.0
     """Stop after this many minutes of training, 0 for no limit. Checked between iterations."""
-    groups_per_iteration: int = 8
+    groups_per_iteration: int = 12
     """Groups to learn from in one update."""
     max_tries: int = 2
     """How often groups are drawn in one iteration to replace those without contrast."""
@@ -136,9 +141,7 @@ class Loop:
                 self.learner.policy,
                 [spec for spec in specs for _ in range(size)],
                 keys,
-                PlaySettings(
-                    final_value=self.algorithm.uses_critic, version=self.learner.version
-                ),
+                PlaySettings(final_value=self.algorithm.uses_critic, version=self.learner.version),
                 self.on_episode,
             )
             for part, seconds in rollout.seconds.items():
@@ -184,6 +187,7 @@ class Loop:
             "episodes": self.episodes,
             "seconds": self.seconds,
             "version": self.learner.version,
+            "steps": self.learner.steps,
             "algorithm": self.algorithm.state_dict(),
             "curriculum": self.curriculum.state_dict(),
         }
@@ -193,6 +197,7 @@ class Loop:
         for name in ("iteration", "env_steps", "episodes", "seconds"):
             setattr(self, name, state[name])
         self.learner.version = int(str(state["version"]))
+        self.learner.steps = int(str(state["steps"]))
         self.algorithm.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
         self.curriculum.load_state_dict(state["curriculum"])  # type: ignore[arg-type]
 

@@ -1,9 +1,9 @@
 """The nouns of the framework: plain NumPy data and the protocols that plug-ins satisfy.
 
 Axis legend, used everywhere: **N** episodes, **P** groups, **G** members of a group, **T**
-decisions (policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K** log-prob
-units of one decision (a multiple of H; ``H * A`` for a factorised head), **V** camera views, **S**
-proprioception, **F** frozen backbone features, **B** any batch.
+decisions (policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K**
+log-prob units of one decision (a multiple of H; ``H * A`` for a factorised head), **V** camera
+views, **S** proprioception, **F** frozen backbone features, **B** any batch.
 
 This module imports NumPy only, so that environment workers stay light.
 """
@@ -246,19 +246,18 @@ class RolloutBatch:
             return out
 
         executed = cast(Bools, padded(lambda t: t.executed))
+        chunk: dict[str, Any] = {
+            name: padded(lambda t, name=name: vars(t.chunk)[name])  # type: ignore[misc]
+            for name in (f.name for f in fields(ActionChunk))
+        }
         return cls(
             obs=Observation(
                 images=cast("NDArray[np.uint8]", padded(lambda t: t.obs.images)),
                 state=cast(Floats, padded(lambda t: t.obs.state)),
             ),
-            chunk=ActionChunk(
-                **{
-                    f.name: padded(lambda t, name=f.name: getattr(t.chunk, name))  # type: ignore[misc]
-                    for f in fields(ActionChunk)
-                }
-            ),
+            chunk=ActionChunk(**chunk),
             mask=np.repeat(executed, units, axis=2),
-            valid=executed.any(axis=2),
+            valid=np.asarray(executed.any(axis=2)),
             reward=cast(Floats, padded(lambda t: t.reward)),
             final_value=np.array([t.final_value for t in rows], np.float32),
             truncated=np.array([t.truncated for t in rows], bool),
@@ -338,7 +337,10 @@ class Suite(Protocol):
 
     ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
     scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``PROTOCOLS``,
-    :class:`EvalProtocol` by name; ``diagnose()``, a list of :class:`Check`.
+    :class:`EvalProtocol` by name; ``prepare(settings) -> str``, called once before any worker
+    starts, which finds what draws the images, says so and raises ``RuntimeError`` with advice where
+    there is nothing; ``filmed(settings)``, settings for videos; ``diagnose()``, a list of
+    :class:`Check`.
     """
 
     def tasks(self) -> tuple[Task, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.shared_memory import SharedMemory
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -248,7 +248,7 @@ class Crew:
             raise ValueError(f"{len(jobs)} jobs for {len(self._members)} workers")
         answers: dict[int, object] = {}
         losses = [0] * len(jobs)
-        waiting = {index: job for index, job in enumerate(jobs)}
+        waiting = dict(enumerate(jobs))
         for index, job in waiting.items():
             self._send_or_replace(index, job)
         while waiting:
@@ -300,7 +300,7 @@ class Crew:
             code = member.process.exitcode
             raise WorkerLost(f"worker {index} died (exit code {code})") from error
         member.heard = time.monotonic()
-        kind, payload = message  # type: ignore[misc]
+        kind, payload = cast("tuple[str, object]", message)
         if kind == "failed":
             raise WorkerFailed(f"worker {index} failed:\n{payload}")
         return kind, payload

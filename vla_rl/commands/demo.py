@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_rl import stages
+import torch
+
+from vla_rl import keepsakes, stages
 from vla_rl.algorithms.loop import Algorithm as Loop
-from vla_rl.collector import RolloutConfig
+from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World
+from vla_rl.demos import DemoSet
 from vla_rl.evaluate import EvalConfig
 from vla_rl.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
-from vla_rl.sft import SFTConfig
+from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.sft import AnchorConfig, SFTConfig
+from vla_rl.statistics import EvalResult
+from vla_rl.tables import show_comparison
 from vla_rl.train import TrainConfig
+from vla_rl.workers import cores
+
+STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
 
 
 @dataclass(frozen=True)
@@ -40,13 +49,17 @@ class Command:
     """Reinforcement-learning algorithm."""
     algo: Any = field(default_factory=Loop)
     """Settings of the algorithm."""
+    anchor: AnchorConfig = field(default_factory=lambda: AnchorConfig(coef=10.0))
+    """Holding on to the demonstrations during RL."""
     curriculum: str = "frontier"
     """Which starts to practise on."""
     rewards: tuple[str, ...] = ("sparse",)
     """Reward models, added up."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(iterations=60, minutes=3.0))
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(iterations=1000, minutes=3.0, checkpoint_every=10)
+    )
     """The RL loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """How success is measured, before and after."""
@@ -62,15 +75,80 @@ class Command:
         began = time.perf_counter()
         spaces = stages.checked_spaces(self.world)
         counts = stages.episodes_by_task(self.world, self.demos)
-        recipe = stages.rl_recipe(self)
-        policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
+        recipe = stages.Recipe(
+            algorithm=self.algo,
+            anchor=self.anchor,
+            curriculum=stages.curriculum_named(self.curriculum, self.world, self.seed),
+            rewards=stages.rewards_named(self.rewards),
+            learner=self.learner,
+            train=self.train,
+            seed=self.seed,
+        )
+        clone = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
         run = stages.new_run(self.out, self, self.resume)
-        with stages.open_collector(self.world, self.rollout, policy) as collector:
-            policy = stages.demonstrated_clone(run, collector, policy, self, counts)
-            before, clips_before = stages.measured(run, collector, policy, self, "before")
-            stages.improve_stage(run, collector, policy, self.world, recipe, self.resume)
+        with stages.open_collector(self.world, self.rollout, clone) as collector:
+            demos = self._record(run, collector, counts)
+            clone = self._clone(run, clone, demos)
+            before = self._evaluate(run, collector, clone, "before")
+            policy = load_policy(run.folder / "sft" / "policy", spaces).to(device_of(clone))
+            stages.improve_stage(run, collector, policy, self.world, recipe, demos, self.resume)
             stages.save_policy(policy, self.world, run.folder / "policy")
-            after, clips_after = stages.measured(run, collector, policy, self, "after")
-            stages.film(run, collector, self.world, clips_before, clips_after)
-        stages.write_report(run, before, after, time.perf_counter() - began)
+            after = self._evaluate(run, collector, policy, "after")
+            video = keepsakes.film(run, collector, self.world, (clone, policy), before, after)
+        minutes = (time.perf_counter() - began) / 60
+        page = keepsakes.write_report(run, self._facts(minutes), before, after, video)
+        show_comparison(before, after)
+        print(f"{minutes:.1f} minutes. One-page summary: {page}")
         return 0
+
+    def _record(self, run: stages.Run, collector: Collector, counts: list[int]) -> DemoSet:
+        folder = run.folder / "demos"
+        demos = stages.new_demos(folder, self.world, append=True)
+        if not len(demos):
+            first = STARTS_PER_SEED * self.seed
+            # The experts take the time they need; the horizon is for the policy.
+            unhurried = replace(self.world, max_steps=None)
+            stages.record_stage(collector, demos, unhurried, counts, first)
+        return demos
+
+    def _clone(self, run: stages.Run, policy: PolicyBase, demos: DemoSet) -> PolicyBase:
+        folder = run.folder / "sft" / "policy"
+        if folder.exists():
+            return load_policy(folder, policy.spaces).to(device_of(policy))
+        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed)
+        # Acts from now on as it will during RL: with a frozen backbone.
+        policy.freeze({"vlm"})
+        stages.save_policy(policy, self.world, folder)
+        return policy
+
+    def _evaluate(
+        self, run: stages.Run, collector: Collector, policy: PolicyBase, when: str
+    ) -> EvalResult:
+        path = run.folder / f"eval_{when}.json"
+        if path.exists() and when == "before":
+            return EvalResult.from_json(path.read_text())
+        title = f"evaluate {when} RL"
+        result, _ = stages.evaluate_stage(collector, policy, self.world, self.eval, title)
+        path.write_text(result.to_json())
+        return result
+
+    def _facts(self, minutes: float) -> dict[str, str]:
+        tasks = self.world.resolved()
+        return {
+            "tasks": ", ".join(
+                f"{t.id} ({n} demonstrations)"
+                for t, n in zip(tasks, stages.episodes_by_task(self.world, self.demos), strict=True)
+            ),
+            "horizon": ", ".join(str(t.max_steps) for t in tasks) + " environment steps",
+            "policy": f"{self.network}, chunks of {self.net.chunk} actions",
+            "algorithm": f"{self.algorithm}, groups of {self.algo.group_size}",
+            "rewards": ", ".join(self.rewards),
+            "curriculum": self.curriculum,
+            "seed": str(self.seed),
+            "wall time": f"{minutes:.1f} minutes on {cores()} cores ({self.device})",
+        }
+
+
+def device_of(policy: PolicyBase) -> torch.device:
+    """Where the policy's weights are."""
+    return policy.state_mean.device

@@ -10,6 +10,7 @@ from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import load_policy
+from vla_rl.tables import show_evaluation
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,6 @@ class Command:
         with stages.open_collector(world, self.rollout, policy) as collector:
             result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
         out.write_text(result.to_json())
-        print(stages.evaluation_table(result))
+        show_evaluation(result)
         print(f"written to {out}")
         return 0

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from vla_rl import plugins
 
-Kind = Literal["all", "tasks", "envs", "policies", "algorithms", "rewards", "curricula", "protocols"]
+Kind = Literal[
+    "all", "tasks", "envs", "policies", "algorithms", "rewards", "curricula", "protocols"
+]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from vla_rl import stages
 from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
+from vla_rl.tables import show_demos
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,12 @@ class Command:
 
     out: Path = Path("runs/demos")
     """Folder of the demonstrations."""
-    world: World = field(default_factory=World)
+    world: World = field(default_factory=lambda: World(max_steps=None))
     """Which tasks, cameras and horizon."""
     episodes: tuple[int, ...] = (10,)
     """Demonstrations of every task: one number for all, or one for each task."""
+    first: int = 0
+    """Index of the first start, so that other sets of demonstrations can be recorded."""
     append: bool = False
     """Add to the folder if it holds demonstrations of the same suite and settings."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -29,8 +32,8 @@ class Command:
         """Record and print what was recorded."""
         counts = stages.episodes_by_task(self.world, self.episodes)
         stages.checked_spaces(self.world)
-        demos = stages.open_demos(self.out, self.world, self.append)
+        demos = stages.new_demos(self.out, self.world, self.append)
         with stages.open_collector(self.world, self.rollout, None) as collector:
-            stages.record_stage(collector, demos, self.world, counts)
-        print(stages.demos_table(demos))
+            stages.record_stage(collector, demos, self.world, counts, self.first)
+        show_demos(demos)
         return 0

@@ -35,7 +35,7 @@ class Command:
     def run(self) -> int:
         """Clone and save."""
         spaces = stages.checked_spaces(self.world)
-        demos = stages.open_demos(self.demos, self.world, append=True)
+        demos = stages.fitting_demos(self.demos, self.world)
         policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
         run = stages.new_run(self.out, self, resume=False)
         stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed)

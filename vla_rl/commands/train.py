@@ -11,6 +11,7 @@ from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.learner import LearnerConfig
 from vla_rl.policy import load_policy
+from vla_rl.sft import AnchorConfig
 from vla_rl.train import TrainConfig
 
 
@@ -30,6 +31,10 @@ class Command:
     """Algorithm: a name that `vla-rl list algorithms` shows, or a dotted path."""
     algo: Any = None
     """Settings of the algorithm."""
+    demos: Path | None = None
+    """Demonstrations to hold on to, if `--anchor.coef` is above 0."""
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
+    """Holding on to demonstrations."""
     curriculum: str = "frontier"
     """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
@@ -47,12 +52,23 @@ class Command:
 
     def run(self) -> int:
         """Train, with checkpoints, and save."""
+        if self.anchor.coef > 0 and self.demos is None:
+            raise ValueError(f"anchor.coef {self.anchor.coef} needs --demos to hold on to")
         spaces = stages.checked_spaces(self.world)
-        recipe = stages.rl_recipe(self)
+        recipe = stages.Recipe(
+            algorithm=self.algo,
+            anchor=self.anchor,
+            curriculum=stages.curriculum_named(self.curriculum, self.world, self.seed),
+            rewards=stages.rewards_named(self.rewards),
+            learner=self.learner,
+            train=self.train,
+            seed=self.seed,
+        )
         policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+        demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
         run = stages.new_run(self.out, self, self.resume)
         with stages.open_collector(self.world, self.rollout, policy) as collector:
-            stages.improve_stage(run, collector, policy, self.world, recipe, self.resume)
+            stages.improve_stage(run, collector, policy, self.world, recipe, demos, self.resume)
         stages.save_policy(policy, self.world, run.folder / "policy")
         print(f"policy written to {run.folder / 'policy'}")
         return 0

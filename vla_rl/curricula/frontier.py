@@ -68,9 +68,7 @@ class Curriculum:
         self.success = {str(task): float(rate) for task, rate in success.items()}
 
 
-def _systematic(
-    share: np.ndarray, count: int, rng: np.random.Generator
-) -> list[int]:
+def _systematic(share: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
     """Systematic sampling: shares are met to within one draw, with a random offset."""
     points = (np.arange(count) + rng.random()) / count
     picks = np.searchsorted(np.cumsum(share), points, side="right")

@@ -1,0 +1,83 @@
+"""Which density of correlated exploration noise to learn from: marginal or conditional.
+
+Exploration noise is correlated within a chunk and constant over an episode in part. Its log-prob
+can be taken step by step as if independent (``marginal``: not the density that was sampled from, so
+the gradient is biased) or exactly, given the noise so far (``conditional``). The noise itself, the
+clone, the starts and the budget are the same for both; only the density differs.
+
+    python -m benchmarks.noise_density [--seeds 3] [--minutes 0.75] [--out runs/noise_density]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks._record import write
+from vla_rl.cli import main as vla_rl
+from vla_rl.statistics import EvalResult, mean_interval
+
+TASK = "drawer-open-v3"
+HORIZON = "90"
+NOISE = {
+    "correlated, marginal": ("0.5", "0.2", "marginal"),
+    "correlated, conditional": ("0.5", "0.2", "conditional"),
+    "independent": ("0.0", "0.0", "marginal"),
+}
+
+
+def run(*words: str | Path) -> None:
+    """Run a command; stop if it fails."""
+    if status := vla_rl([str(word) for word in words]):
+        raise SystemExit(status)
+
+
+def evaluate(policy: Path) -> float:
+    """Success on held-out starts."""
+    out = policy.parent / "eval.json"
+    run("eval", "--policy", policy, "--out", out)
+    return EvalResult.from_json(out.read_text()).mean.value
+
+
+def one_seed(folder: Path, seed: int, minutes: float) -> dict[str, Any]:
+    """Before and after RL for every kind of noise, from this seed's demonstrations."""
+    demos = folder / "demos"
+    world = ("--tasks", TASK, "--max-steps", "120")
+    run("record", *world, "--episodes", "2", "--out", demos, "--first", str(100 * seed))
+    found: dict[str, Any] = {"seed": seed}
+    for name, (rho, share, density) in NOISE.items():
+        here = folder / name.replace(", ", "_")
+        net = ("--net.rho", rho, "--net.episode-share", share, "--net.density", density)
+        learn = ("--max-steps", HORIZON, "--seed", str(seed))
+        run("sft", "--demos", demos, *learn, *net, "--out", here / "sft", "--sft.steps", "200")
+        clone = here / "sft" / "policy"
+        budget = ("--train.minutes", str(minutes), "--train.iterations", "1000")
+        run("train", "--policy", clone, *learn, *budget, "--out", here / "rl")
+        found[name] = {"before": evaluate(clone), "after": evaluate(here / "rl" / "policy")}
+        print(seed, name, found[name], flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=0.75, help="of RL for each")
+    parser.add_argument("--out", type=Path, default=Path("runs/noise_density"))
+    given = parser.parse_args()
+    seeds = [one_seed(given.out / f"seed{s}", s, given.minutes) for s in range(given.seeds)]
+    means = {
+        name: {
+            when: list(mean_interval([seed[name][when] for seed in seeds]))
+            for when in ("before", "after")
+        }
+        for name in NOISE
+        if len(seeds) > 1
+    }
+    settings = {"task": TASK, "horizon": int(HORIZON), "minutes": given.minutes, "noise": NOISE}
+    print(write("noise_density", {**settings, "seeds": seeds, "over_seeds": means}))
+
+
+if __name__ == "__main__":
+    main()

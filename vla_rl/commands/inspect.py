@@ -1,0 +1,34 @@
+"""``vla-rl inspect``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vla_rl.demos import DemoSet
+from vla_rl.statistics import EvalResult
+from vla_rl.tables import show_demos, show_evaluation
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show what is in a set of demonstrations, an evaluation or a saved policy."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """A folder of demonstrations, an evaluation (JSON), or the folder of a policy."""
+
+    def run(self) -> int:
+        """Print it."""
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path} does not exist")
+        if self.path.is_file():
+            show_evaluation(EvalResult.from_json(self.path.read_text()))
+        elif (self.path / "config.json").exists():
+            print(json.dumps(json.loads((self.path / "config.json").read_text()), indent=2))
+        else:
+            show_demos(DemoSet.open(self.path))
+        return 0

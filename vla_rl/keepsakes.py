@@ -1,0 +1,112 @@
+"""What a finished run leaves to look at: a video, a learning curve, a one-page summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla_rl import plugins
+from vla_rl.collector import Collector
+from vla_rl.config import World
+from vla_rl.metrics import read_metrics
+from vla_rl.policy import PolicyBase
+from vla_rl.report import Clip, Summary, before_after_video, learning_curve, summary_page
+from vla_rl.rollout import PlaySettings
+from vla_rl.stages import Run
+from vla_rl.statistics import EvalResult, TaskResult
+from vla_rl.types import EpisodeSpec
+
+MOST_FILMED = 6
+EVERY_FRAME = 2  # Meta-World steps 80 times a second; at 20 frames a second this is half speed
+
+
+def film(
+    run_: Run,
+    collector: Collector,
+    world: World,
+    policies: tuple[PolicyBase, PolicyBase],
+    before: EvalResult,
+    after: EvalResult,
+) -> Path | None:
+    """A video of the policies before and after, one row each, on one start of every task.
+
+    The start is the first one on which they differ, if there is one.
+
+    Episodes are played as they were evaluated and then replayed under the suite's settings for
+    videos. None is made for a suite that has no such settings.
+    """
+    suite = plugins.load("envs", world.suite)
+    if "filmed" not in vars(suite):
+        return None
+    specs = [
+        EpisodeSpec(task, _telling_start(before.tasks[task.id], after.tasks[task.id]))
+        for task in world.resolved()[:MOST_FILMED]
+    ]
+    rows = [
+        _filmed(collector, policy, specs, suite.filmed(world.settings())) for policy in policies
+    ]
+    path = run_.folder / "before_after.mp4"
+    before_after_video(rows[0], rows[1], [spec.task.id for spec in specs], path)
+    return path
+
+
+def _telling_start(before: TaskResult, after: TaskResult) -> int:
+    """The first start that was solved after but not before, else the first start."""
+    later = after.by_seed()
+    gained = (seed for seed, solved in before.by_seed().items() if later[seed] and not solved)
+    return next(gained, before.seeds[0])
+
+
+def _filmed(
+    collector: Collector, policy: PolicyBase, specs: Sequence[EpisodeSpec], settings: Any
+) -> list[Clip]:
+    rollout = collector.collect(policy, specs, [0] * len(specs), PlaySettings(greedy=True))
+    episodes = [(t.spec, t.chunk.actions[t.executed]) for t in rollout.trajectories]
+    clips = collector.film(settings, episodes)
+    return [
+        Clip(frames[::EVERY_FRAME], t.success)
+        for frames, t in zip(clips, rollout.trajectories, strict=True)
+    ]
+
+
+def write_report(
+    run_: Run, facts: Mapping[str, str], before: EvalResult, after: EvalResult, video: Path | None
+) -> Path:
+    """Learning curve and summary page; returns the page."""
+    rows = read_metrics(run_.folder / "metrics.jsonl")
+    curve = run_.folder / "learning_curve.png"
+    learning_curve(rows, before, after, curve)
+    parts = ("physics", "render", "transfer", "policy", "update")
+    seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
+    folder = run_.folder
+    summary = Summary(
+        title=f"vla-rl: {folder.name}",
+        facts=facts,
+        before=before,
+        after=after,
+        seconds=seconds,
+        files=FILES,
+        commands={
+            "evaluate under Meta-World's own protocol": (
+                f"vla-rl eval --policy {folder}/policy --eval.protocol metaworld-official"
+            ),
+            "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
+            "see the curves live": f"tensorboard --logdir {folder}",
+        },
+    )
+    page = folder / "summary.html"
+    summary_page(summary, page, curve, video)
+    return page
+
+
+FILES = {
+    "config.json": "every setting of the run",
+    "metrics.jsonl": "one line for each update (also for TensorBoard)",
+    "demos/": "the demonstrations, a Minari dataset",
+    "sft/policy/": "the clone",
+    "policy/": "the improved policy: safetensors and JSON",
+    "checkpoints/": "for --resume",
+    "eval_before.json, eval_after.json": "success of every start",
+    "learning_curve.png, before_after.mp4": "to look at",
+}
