@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +120,9 @@ def filled(text: str) -> str:
         path = RESULTS / f"{name}.json"
         if path.exists():
             body = make(json.loads(path.read_text()))
-            pattern = f"(<!-- {name} -->).*?(<!-- /{name} -->)"
-            text = re.sub(pattern, lambda m, b=body: f"{m[1]}\n{b}\n{m[2]}", text, flags=re.S)
+            start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+            head, tail = text.split(start)[0], text.split(end)[1]
+            text = f"{head}{start}\n{body}\n{end}{tail}"
     return text
 
 

@@ -37,7 +37,7 @@ class Command:
     """Go on with an interrupted demo: finished stages are kept."""
     world: World = field(default_factory=World)
     """Which tasks, cameras and horizon."""
-    demos: tuple[int, ...] = (2, 2, 10)
+    demos: tuple[int, ...] = (2, 2, 6)
     """Demonstrations of every task: one number for all, or one for each task."""
     network: str = "vla"
     """Policy network."""
