@@ -97,6 +97,15 @@ def test_ten_iterations_equal_five_a_kill_and_five_more(clone, tmp_path):
         assert {key: a.get(key) for key in same} == {key: b.get(key) for key in same}
 
 
+def anybody_in(group: int) -> bool:
+    """Whether a process of the group still lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_ctrl_c_saves_and_leaves_nothing_running(clone, tmp_path):
     out = tmp_path / "run"
     running = subprocess.Popen(
@@ -116,8 +125,10 @@ def test_ctrl_c_saves_and_leaves_nothing_running(clone, tmp_path):
     assert "interrupted" in errors
     last = read_metrics(out / "metrics.jsonl")[-1]["step"]
     assert (out / "checkpoints" / f"step_{last:06d}").exists()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(running.pid, 0)
+    deadline = time.monotonic() + 20
+    while anybody_in(running.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not anybody_in(running.pid)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(clone, tmp_path, capsys):
@@ -173,7 +184,7 @@ def test_append_adds_new_starts(tmp_path, capsys):
     assert vla_rl(*options, "--out", tmp_path / "d") == 2
     assert "--append" in capsys.readouterr().err
     assert vla_rl(*options, "--out", tmp_path / "d", "--append") == 0
-    assert "4 episodes" in capsys.readouterr().out
+    assert "4 episodes" in " ".join(capsys.readouterr().out.split())
 
 
 BAD_INPUT = {

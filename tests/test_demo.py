@@ -1,0 +1,53 @@
+"""The main job, end to end on real simulation, cut short."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import imageio.v2 as imageio
+import minari
+import pytest
+
+from vla_rl import cli
+from vla_rl.metrics import read_metrics
+from vla_rl.policy import load_policy
+from vla_rl.statistics import EvalResult
+
+SHORT = [
+    *("--sft.steps", "60", "--train.iterations", "2", "--train.minutes", "0"),
+    *("--train.groups-per-iteration", "3", "--algo.group-size", "4"),
+    *("--eval.episodes-per-task", "4"),
+]
+
+
+@pytest.mark.sim
+def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert cli.main(["demo", "--out", str(out), *SHORT]) == 0
+    before, after = (
+        EvalResult.from_json((out / f"eval_{when}.json").read_text())
+        for when in ("before", "after")
+    )
+    assert before.protocol_id == after.protocol_id
+    assert set(before.tasks) == {"drawer-open-v3", "door-open-v3", "push-v3"}
+    assert before.renderer.split(":")[0] in ("egl", "osmesa")
+    rows = read_metrics(out / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/success" in row] == [1, 2]
+    assert all(math.isfinite(row["sft/loss"]) for row in rows if "sft/loss" in row)
+    policy = load_policy(out / "policy")
+    assert len(policy.text_memory) == 3
+    assert minari.MinariDataset(out / "demos").total_episodes == 10
+    assert len(list(imageio.get_reader(out / "before_after.mp4").iter_data())) > 20
+    assert (out / "learning_curve.png").stat().st_size > 10_000
+    assert "data:video/mp4" in (out / "summary.html").read_text()
+    assert json.loads((out / "config.json").read_text())["algorithm"] == "loop"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "summary.html" in shown
+
+    # Again with --resume: finished stages are kept, training has nothing left to do.
+    assert cli.main(["demo", "--out", str(out), "--resume"]) == 0
+    assert minari.MinariDataset(out / "demos").total_episodes == 10
+    # And without it, the folder is not overwritten.
+    assert cli.main(["demo", "--out", str(out), *SHORT]) == 2
+    assert "already holds a run" in capsys.readouterr().err

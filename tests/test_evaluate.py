@@ -1,0 +1,77 @@
+"""Protocols, and that an evaluation plays every start once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.helpers import WORLD, make_policy
+from vla_rl.collector import Collector, RolloutConfig
+from vla_rl.config import World
+from vla_rl.envs import metaworld, point_reach
+from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, resolve
+from vla_rl.types import SEED_RANGES
+
+
+def id_of(world: World, config: EvalConfig) -> str:
+    return protocol_id(*resolve(world, config))
+
+
+def test_every_start_exactly_once():
+    config = RolloutConfig(workers=2)
+    seen: list[str] = []
+    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+        result, episodes = evaluate(
+            collector,
+            make_policy(),
+            WORLD,
+            EvalConfig(episodes_per_task=7),
+            lambda task, success: seen.append(task),
+        )
+    assert len(seen) == 21
+    assert set(result.tasks) == set(WORLD.tasks)
+    for task in result.tasks.values():
+        assert len(set(task.seeds)) == 7
+        assert all(seed in SEED_RANGES["eval"] for seed in task.seeds)
+    assert [t.spec for t in episodes] == WORLD.specs("eval", 7)
+    assert result.horizon == 20
+
+
+def test_the_protocol_id_says_everything_that_changes_the_number():
+    base = World("metaworld", ("push-v3", "reach-v3"), (100,))
+    config = EvalConfig(episodes_per_task=10)
+    ids = [
+        id_of(base, config),
+        id_of(base, EvalConfig(episodes_per_task=11)),
+        id_of(dataclasses.replace(base, max_steps=(90,)), config),
+        id_of(dataclasses.replace(base, max_steps=(100, 90)), config),
+        id_of(dataclasses.replace(base, tasks=("push-v3",)), config),
+        id_of(dataclasses.replace(base, env=metaworld.Settings(image_size=96)), config),
+        id_of(dataclasses.replace(base, env=metaworld.Settings(quality="full")), config),
+        id_of(dataclasses.replace(base, env=metaworld.Settings(cameras=("corner",))), config),
+        id_of(base, EvalConfig(protocol="metaworld-official")),
+    ]
+    assert len(set(ids)) == len(ids)
+    swapped = dataclasses.replace(base, tasks=("reach-v3", "push-v3"))
+    assert id_of(swapped, config) == ids[0]  # the order of tasks does not
+
+
+def test_named_protocols_set_starts_and_horizon():
+    world = World("metaworld", ("push-v3",), (100,))
+    resolved, protocol = resolve(world, EvalConfig(protocol="metaworld-official"))
+    assert protocol.episodes_per_task == 50
+    assert [task.max_steps for task in resolved.resolved()] == [500]
+
+
+def test_a_protocol_that_asks_for_another_camera_is_refused():
+    world = World("metaworld", ("push-v3",), (100,))
+    with pytest.raises(ValueError, match=r"corner2.*corner2_close"):
+        resolve(world, EvalConfig(protocol="metaworld-vla"))
+    fitting = dataclasses.replace(world, env=metaworld.Settings(cameras=("corner2",)))
+    assert resolve(fitting, EvalConfig(protocol="metaworld-vla"))[1].max_steps == 400
+
+
+def test_unknown_protocol_is_answered_with_the_near_ones():
+    with pytest.raises(ValueError, match="did you mean 'metaworld-vla'"):
+        resolve(World("metaworld", ("push-v3",), None), EvalConfig(protocol="metaworld-vl"))

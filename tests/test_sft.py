@@ -1,0 +1,92 @@
+"""Cloning: schedule and augmentation by hand, and that it fits what it is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import WORLD, make_policy
+from vla_rl import sft
+from vla_rl.demos import ChunkDataset
+from vla_rl.envs import point_reach
+from vla_rl.learner import Learner, LearnerConfig
+from vla_rl.simulation import SlotPool
+from vla_rl.types import Observation
+
+
+@pytest.fixture(scope="module")
+def data():
+    pool = SlotPool("point_reach", point_reach.Settings())
+    return ChunkDataset([pool.record(spec) for spec in WORLD.specs("demo", 5)], 3)
+
+
+def test_one_cycle_by_hand():
+    assert sft.one_cycle(0.0) == pytest.approx(1 / 25)
+    assert sft.one_cycle(0.3) == pytest.approx(1.0)
+    assert sft.one_cycle(0.65) == pytest.approx(0.5)
+    assert sft.one_cycle(1.0) == pytest.approx(0.0)
+
+
+def test_augmentation_shifts_each_image_as_a_whole():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (40, 2, 8, 8, 3), dtype=np.uint8)
+    obs = Observation(images, np.zeros((40, 2), np.float32))
+    config = sft.SFTConfig(image_shift=1, state_noise=0.0)
+    shifted = sft.augment(obs, config, np.ones(2), np.random.default_rng(1))
+    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    seen = set()
+    for row in range(40):
+        places = [
+            (y, x)
+            for y in range(3)
+            for x in range(3)
+            if (padded[row, :, y : y + 8, x : x + 8] == shifted.images[row]).all()
+        ]
+        assert len(places) == 1  # both views by the same shift
+        seen.add(places[0])
+    assert len(seen) > 5
+    np.testing.assert_array_equal(shifted.state, obs.state)
+
+
+def test_cloning_fits_and_depends_on_the_seed_only(data):
+    def losses(seed):
+        policy, found = make_policy(), []
+        config = sft.SFTConfig(steps=120, image_shift=0)
+        sft.train_sft(policy, data, config, seed, lambda _, m: found.append(m["sft/loss"]))
+        return found
+
+    first, second, other = losses(0), losses(0), losses(1)
+    assert first == second
+    assert first != other
+    assert np.mean(first[-10:]) < 0.7 * np.mean(first[:10])
+
+
+@pytest.mark.parametrize("trains", [("head",), ("vlm", "head")])
+def test_an_anchor_pulls_towards_the_demonstrations(data, trains):
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(lr=1e-3), trains)
+    anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=2.0), seed=0)
+    rng = np.random.default_rng([0, 3, 5])
+    batch = data.sample(rng, 64, True)
+    features = policy.features(batch.obs) if trains == ("head",) else None
+    loss = policy.imitation_loss(batch.obs, batch.instruction, batch.actions, batch.mask, features)
+    torch.testing.assert_close(anchor(5), 2.0 * loss)  # the batch of step 5, whenever it is asked
+    learner.regulariser = anchor
+    before = float(anchor(0).detach())
+    nothing = torch.zeros((), requires_grad=True)
+    for _ in range(50):
+        learner.step(nothing * 1)
+    assert learner.steps == 50
+    assert float(anchor(0).detach()) < before
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"batch_size": 0}, {"image_shift": -1}])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        sft.SFTConfig(**bad)
+
+
+def test_bad_anchor_is_refused():
+    with pytest.raises(ValueError, match="-1"):
+        sft.AnchorConfig(coef=-1.0)
