@@ -188,7 +188,7 @@ def test_append_adds_new_starts(tmp_path, capsys):
 
 
 BAD_INPUT = {
-    "unknown command": (["trian"], "did you mean 'train'"),
+    "unknown command": (["trainn"], "did you mean 'train'"),
     "unknown suite": (["record", "--suite", "metawurld"], "did you mean 'metaworld'"),
     "unknown task": (["record", "--tasks", "drawer-opn-v3"], "did you mean 'drawer-open-v3'"),
     "task twice": (["record", "--tasks", "push-v3", "push-v3"], "named twice"),
