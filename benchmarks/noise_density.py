@@ -5,7 +5,7 @@ can be taken step by step as if independent (``marginal``: not the density that 
 the gradient is biased) or exactly, given the noise so far (``conditional``). The noise itself, the
 clone, the starts and the budget are the same for both; only the density differs.
 
-    python -m benchmarks.noise_density [--seeds 3] [--minutes 0.75] [--out runs/noise_density]
+    python -m benchmarks.noise_density [--seeds 3] [--minutes 0.4] [--out runs/noise_density]
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from vla_rl.statistics import EvalResult, mean_interval
 
 TASK = "drawer-open-v3"
 HORIZON = "90"
-NOISE = {
-    "correlated, marginal": ("0.5", "0.2", "marginal"),
-    "correlated, conditional": ("0.5", "0.2", "conditional"),
-    "independent": ("0.0", "0.0", "marginal"),
-}
+DENSITIES = ("marginal", "conditional")
 
 
 def run(*words: str | Path) -> None:
@@ -41,14 +37,14 @@ def evaluate(policy: Path) -> float:
 
 
 def one_seed(folder: Path, seed: int, minutes: float) -> dict[str, Any]:
-    """Before and after RL for every kind of noise, from this seed's demonstrations."""
+    """Before and after RL for both densities, from this seed's demonstrations."""
     demos = folder / "demos"
     world = ("--tasks", TASK, "--max-steps", "120")
     run("record", *world, "--episodes", "2", "--out", demos, "--first", str(100 * seed))
     found: dict[str, Any] = {"seed": seed}
-    for name, (rho, share, density) in NOISE.items():
-        here = folder / name.replace(", ", "_")
-        net = ("--net.rho", rho, "--net.episode-share", share, "--net.density", density)
+    for name in DENSITIES:
+        here = folder / name
+        net = ("--net.density", name)
         learn = ("--max-steps", HORIZON, "--seed", str(seed))
         run("sft", "--demos", demos, *learn, *net, "--out", here / "sft", "--sft.steps", "200")
         clone = here / "sft" / "policy"
@@ -63,7 +59,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=0.75, help="of RL for each")
+    parser.add_argument("--minutes", type=float, default=0.4, help="of RL for each")
     parser.add_argument("--out", type=Path, default=Path("runs/noise_density"))
     given = parser.parse_args()
     seeds = [one_seed(given.out / f"seed{s}", s, given.minutes) for s in range(given.seeds)]
@@ -72,10 +68,10 @@ def main() -> None:
             when: list(mean_interval([seed[name][when] for seed in seeds]))
             for when in ("before", "after")
         }
-        for name in NOISE
+        for name in DENSITIES
         if len(seeds) > 1
     }
-    settings = {"task": TASK, "horizon": int(HORIZON), "minutes": given.minutes, "noise": NOISE}
+    settings = {"task": TASK, "horizon": int(HORIZON), "minutes": given.minutes}
     print(write("noise_density", {**settings, "seeds": seeds, "over_seeds": means}))
 
 

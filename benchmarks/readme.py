@@ -96,7 +96,7 @@ def rollout_throughput(result: dict[str, Any]) -> str:
 
 def noise_density(result: dict[str, Any]) -> str:
     """Success by density."""
-    rows = [["noise, density", "clone", "after RL", "each seed after RL"]]
+    rows = [["density", "clone", "after RL", "each seed after RL"]]
     for name, found in result["over_seeds"].items():
         each = ", ".join(f"{100 * seed[name]['after']:.0f}" for seed in result["seeds"])
         rows.append([name, percent(found["before"]), percent(found["after"]), each])

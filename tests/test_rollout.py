@@ -16,11 +16,11 @@ import psutil
 import pytest
 import torch
 
+from tests.helpers import make_policy
 from tests.user_code import fragile_reach
 from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.envs import point_reach
 from vla_rl.learner import Learner, LearnerConfig
-from vla_rl.policies import tiny
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
 from vla_rl.served import owners
 from vla_rl.simulation import SlotPool
@@ -28,16 +28,6 @@ from vla_rl.types import EpisodeSpec, RolloutBatch, Timing, Trajectory
 from vla_rl.workers import WorkerFailed
 
 FRAGILE = "tests.user_code.fragile_reach"
-
-
-def make_policy(**settings):
-    torch.manual_seed(0)
-    policy = tiny.Policy(
-        tiny.Config(**{"chunk": 3, "std": 0.4, **settings}),
-        point_reach.spaces(point_reach.Settings()),
-    )
-    policy.remember([task.instruction for task in point_reach.tasks()])
-    return policy
 
 
 def specs_of(module=point_reach, groups=3, size=4):
