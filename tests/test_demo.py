@@ -40,7 +40,10 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert minari.MinariDataset(out / "demos").total_episodes == 10
     assert len(list(imageio.get_reader(out / "before_after.mp4").iter_data())) > 20
     assert (out / "learning_curve.png").stat().st_size > 10_000
-    assert "data:video/mp4" in (out / "summary.html").read_text()
+    page = (out / "summary.html").read_text()
+    assert "data:video/mp4" in page
+    assert "--eval.protocol metaworld-official" in page
+    assert "metaworld-vla" not in page  # it asks for another camera
     assert json.loads((out / "config.json").read_text())["algorithm"] == "loop"
     shown = " ".join(capsys.readouterr().out.split())
     assert "summary.html" in shown

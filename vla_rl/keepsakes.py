@@ -88,9 +88,7 @@ def write_report(
         seconds=seconds,
         files=FILES,
         commands={
-            "evaluate under Meta-World's own protocol": (
-                f"vla-rl eval --policy {folder}/policy --eval.protocol metaworld-official"
-            ),
+            **_protocols(before.suite, folder),
             "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
             "see the curves live": f"tensorboard --logdir {folder}",
         },
@@ -110,3 +108,15 @@ FILES = {
     "eval_before.json, eval_after.json": "success of every start",
     "learning_curve.png, before_after.mp4": "to look at",
 }
+
+
+def _protocols(suite: str, folder: Path) -> dict[str, str]:
+    """How to evaluate under the suite's named protocols that any of its policies can play."""
+    named = vars(plugins.load("envs", suite)).get("PROTOCOLS", {}).values()
+    return {
+        f"evaluate under {protocol.name}": (
+            f"vla-rl eval --policy {folder}/policy --eval.protocol {protocol.name}"
+        )
+        for protocol in named
+        if not protocol.settings
+    }
