@@ -28,7 +28,7 @@ class World:
     """Suite of tasks: a name that `vla-rl list envs` shows, or a dotted path to a module."""
     tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
     """Tasks of the suite; `all` stands for every one."""
-    max_steps: tuple[int, ...] | None = (100, 82, 100)
+    max_steps: tuple[int, ...] | None = (100, 90, 90)
     """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
     env: Any = None
     """Settings of the suite (cameras, image size, rendering quality)."""

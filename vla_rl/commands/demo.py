@@ -37,7 +37,7 @@ class Command:
     """Go on with an interrupted demo: finished stages are kept."""
     world: World = field(default_factory=World)
     """Which tasks, cameras and horizon."""
-    demos: tuple[int, ...] = (2, 2, 6)
+    demos: tuple[int, ...] = (2, 2, 10)
     """Demonstrations of every task: one number for all, or one for each task."""
     network: str = "vla"
     """Policy network."""
@@ -58,7 +58,7 @@ class Command:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(iterations=1000, minutes=3.0, checkpoint_every=10)
+        default_factory=lambda: TrainConfig(iterations=1000, minutes=3.75, checkpoint_every=10)
     )
     """The RL loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
