@@ -39,7 +39,7 @@ def one_seed(folder: Path, seed: int) -> dict[str, Any]:
                 "before": list(before.tasks[task].rate),
                 "after": list(after.tasks[task].rate),
                 "difference": list(change.tasks[task]),
-                "steps": [before.tasks[task].mean_steps, after.tasks[task].mean_steps],
+                "steps": [before.tasks[task].solved_steps, after.tasks[task].solved_steps],
             }
             for task in before.tasks
         },

@@ -72,7 +72,7 @@ def test_rl_improves_the_clone(clone, tmp_path):
 def test_ten_iterations_equal_five_a_kill_and_five_more(clone, tmp_path):
     options = [
         *("--policy", clone, "--train.iterations", "10", "--train.checkpoint-every", "5"),
-        *("--train.groups-per-iteration", "24", "--rollout.workers", "2"),
+        *("--train.episodes-per-iteration", "192", "--rollout.workers", "2"),
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run(command("train", "--out", whole, *options), check=True, capture_output=True)

@@ -16,7 +16,7 @@ from vla_rl.statistics import EvalResult
 
 SHORT = [
     *("--sft.steps", "60", "--train.iterations", "2", "--train.minutes", "0"),
-    *("--train.groups-per-iteration", "3", "--algo.group-size", "4"),
+    *("--train.episodes-per-iteration", "12", "--algo.group-size", "4"),
     *("--eval.episodes-per-task", "4"),
 ]
 

@@ -23,7 +23,7 @@ def result(rates: dict[str, float], protocol: str = "custom:toys") -> EvalResult
         settings={},
         renderer="egl",
         tasks={
-            task: TaskResult(tuple(range(20)), tuple(i < 20 * rate for i in range(20)), 30.0)
+            task: TaskResult(tuple(range(20)), tuple(i < 20 * rate for i in range(20)), (30,) * 20)
             for task, rate in rates.items()
         },
         buckets={"easy": ("push",), "hard": ("throw",)},

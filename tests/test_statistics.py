@@ -140,7 +140,7 @@ def result(protocol: str = "custom:toys", **success: str) -> EvalResult:
         settings={"cameras": ["front"], "image_size": 64},
         renderer="egl",
         tasks={
-            task: TaskResult(tuple(range(len(outcomes))), tuple(o == "1" for o in outcomes), 12.5)
+            task: TaskResult(tuple(range(len(outcomes))), tuple(o == "1" for o in outcomes), tuple(10 + i for i in range(len(outcomes))))
             for task, outcomes in success.items()
         },
         buckets={"easy": ("push", "pull"), "hard": ("throw", "juggle"), "none": ("fly",)},
@@ -164,7 +164,11 @@ def test_means() -> None:
     made = result(push="0110", pull="0000", throw="1111")
     assert made.mean.value == pytest.approx(0.5)
     assert made.mean.low < 0.5 < made.mean.high
-    assert made.mean_steps == 12.5
+    # solved: push starts 1 and 2 (11 and 12 steps), throw all four; pull none
+    assert made.tasks["push"].solved_steps == 11.5
+    assert made.tasks["throw"].solved_steps == 11.5
+    assert made.tasks["pull"].solved_steps is None
+    assert made.solved_steps is None
     assert {name: e.value for name, e in made.bucket_means().items()} == {"easy": 0.25, "hard": 1.0}
 
 
@@ -178,17 +182,17 @@ def test_a_result_needs_tasks_and_one_outcome_for_each_start() -> None:
     with pytest.raises(ValueError, match="at least one task"):
         result()
     with pytest.raises(ValueError, match="1 outcomes for 2 seeds"):
-        TaskResult((1, 2), (True,), 1.0)
+        TaskResult((1, 2), (True,), (1, 1))
     with pytest.raises(ValueError, match="a seed twice"):
-        TaskResult((1, 1), (True, False), 1.0)
+        TaskResult((1, 1), (True, False), (1, 1))
 
 
 def test_compare_pairs_by_seed_whatever_the_order() -> None:
     before = result(push="0011", throw="0000")
     after = result(push="0111", throw="0001")
     shuffled = EvalResult(**{**vars(after), "tasks": {
-        "throw": TaskResult((3, 2, 1, 0), (True, False, False, False), 1.0),
-        "push": TaskResult((1, 0, 3, 2), (True, False, True, True), 1.0),
+        "throw": TaskResult((3, 2, 1, 0), (True, False, False, False), (1,) * 4),
+        "push": TaskResult((1, 0, 3, 2), (True, False, True, True), (1,) * 4),
     }})  # fmt: skip
     found = compare(before, after)
     assert compare(before, shuffled) == found

@@ -11,8 +11,6 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vla_rl import plugins
 from vla_rl.collector import Collector, OnEpisode
 from vla_rl.config import World, to_json
@@ -118,7 +116,7 @@ def _result(
         task: TaskResult(
             seeds=tuple(t.spec.seed for t in episodes),
             success=tuple(t.success for t in episodes),
-            mean_steps=float(np.mean([t.steps for t in episodes])),
+            steps=tuple(t.steps for t in episodes),
         )
         for task, episodes in by_task.items()
     }

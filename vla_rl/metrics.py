@@ -154,6 +154,22 @@ class MetricsWriter:
         return None
 
 
+class NoMetrics(MetricsWriter):
+    """Stands in for a writer where another process writes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Do nothing."""
+
+    def rewind(self, step: int, prefix: str = "") -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 

@@ -84,7 +84,10 @@ class Policy(Protocol):
     def evaluate(
         self, obs: Observation, instructions: Sequence[str], raw: Floats, features: Array
     ) -> Scores:
-        """Score B decisions; from ``features`` and without images if "vlm" is frozen."""
+        """Score B decisions; from ``features`` and without images if "vlm" is frozen.
+
+        A frozen critic is not asked.
+        """
 
     def imitation_loss(
         self,
@@ -249,6 +252,8 @@ class PolicyBase(nn.Module):
         seen = self._seen(obs, features)
         text, state = self._words(instructions), self._proprioception(obs)
         logprob, entropy = self.head.score(*self.context(seen, text, state), self._tensor(raw))
+        if "critic" in self.frozen:
+            return Scores(logprob, entropy, torch.zeros(len(logprob), device=logprob.device))
         return Scores(logprob, entropy, self.judge(seen.detach(), text, state))
 
     def imitation_loss(

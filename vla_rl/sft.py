@@ -96,7 +96,8 @@ def train_sft(
         learner.scale_lr(one_cycle(step / config.steps))
         obs, sentences, actions, mask, _ = data.sample(rng, config.batch_size, config.balance_tasks)
         loss = policy.imitation_loss(augment(obs, config, spread, rng), sentences, actions, mask)
-        learner.step(loss)
+        learner.accumulate(loss)
+        learner.step()
         on_step(step + 1, {"sft/loss": float(loss.detach())})
 
 

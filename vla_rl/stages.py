@@ -6,28 +6,32 @@ folder. This is the only module that knows every kind of plug-in.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from vla_rl import checkpoint, plugins
 from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World, to_json, write_world
 from vla_rl.demos import ChunkDataset, DemoSet
+from vla_rl.distributed import ALONE, Ranks
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
 from vla_rl.learner import Learner, LearnerConfig
-from vla_rl.metrics import MetricsWriter, Progress
+from vla_rl.metrics import MetricsWriter, NoMetrics, Progress
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.sft import AnchorConfig, DemoAnchor, SFTConfig, train_sft
 from vla_rl.statistics import EvalResult
 from vla_rl.train import Algorithm, Loop, TrainConfig, run
 from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
+from vla_rl.workers import cores
 
 SPACE_FOR_A_RUN = 200 * 2**20  # checkpoints, metrics, video; checked before any long work
 
@@ -87,22 +91,26 @@ def rewards_named(names: Sequence[str]) -> list[Reward]:
     return [plugins.load("rewards", name).reward for name in names]
 
 
-def new_run(folder: Path, command: Any, resume: bool) -> Run:
-    """Make a run folder and write the command into ``config.json``.
+def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> Run:
+    """Make a run folder and write the command into ``config.json``; only the main rank does.
 
     Raises:
         FileExistsError: If the folder holds a run and ``resume`` is off.
         OSError: If there is too little disk space.
     """
-    if not resume and (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a run; choose another --out, delete it, or add --resume"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
-    config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
-    checkpoint.write_json(folder / "config.json", config)
-    return Run(folder, MetricsWriter(folder))
+
+    def begin() -> None:
+        if not resume and (folder / "config.json").exists():
+            raise FileExistsError(
+                f"{folder} already holds a run; choose another --out, delete it, or add --resume"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
+        config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
+        checkpoint.write_json(folder / "config.json", config)
+
+    ranks.only_main(begin)
+    return Run(folder, MetricsWriter(folder) if ranks.is_main else NoMetrics())
 
 
 def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
@@ -112,9 +120,16 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     return policy.to(pick_device(device))
 
 
-def open_collector(world: World, config: RolloutConfig, policy: PolicyBase | None) -> Collector:
-    """Workers for a world; a suite that cannot render here says so before they start."""
+def open_collector(
+    world: World, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
+) -> Collector:
+    """Workers for a world; a suite that cannot render here says so before they start.
+
+    Ranks on one machine share its cores, unless the number of workers (of each) is given.
+    """
     renderer(world)
+    if ranks.local > 1 and not config.workers:
+        config = replace(config, workers=max(1, cores() // ranks.local))
     device = "cpu" if policy is None else policy.state_mean.device.type
     return Collector(world.suite, world.settings(), config, device)
 
@@ -278,13 +293,18 @@ def improve_stage(
     recipe: Recipe,
     demos: DemoSet | None,
     resume: bool,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Reinforcement learning with checkpoints; Ctrl-C saves one before it ends.
+    """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
-    With an anchor in the recipe, ``demos`` are what it holds on to.
+    With an anchor in the recipe, ``demos`` are what it holds on to. Of several ranks only the main
+    one writes and talks.
     """
     policy.remember([task.instruction for task in world.resolved()])
-    learner = Learner(policy, recipe.learner, recipe.algorithm.trains)
+    learner = Learner(policy, recipe.learner, recipe.algorithm.trains, ranks=ranks)
+    if recipe.algorithm.uses_reference:
+        # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
+        learner.reference = copy.deepcopy(policy).requires_grad_(False)
     if recipe.anchor.coef > 0 and demos is not None:
         data = ChunkDataset(demos.load([t.id for t in world.resolved()]), policy.chunk)
         learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed)
@@ -304,20 +324,21 @@ def improve_stage(
     def save() -> None:
         nonlocal saved
         if loop.iteration > saved:
-            save_checkpoint(run_, loop)
+            ranks.only_main(lambda: save_checkpoint(run_, loop))
             saved = loop.iteration
 
-    with _progress_of(loop) as progress, Interruption() as interruption:
+    with _progress_of(loop) as progress, Interruption(ranks.is_main) as interruption:
 
         def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
             run_.metrics.write(loop.iteration, metrics)
-            progress.advance(_describe(metrics), _done(loop) - progress.done)
+            progress.advance(_describe(metrics), _extent(loop)[0] - progress.done)
             if loop.iteration % recipe.train.checkpoint_every == 0:
                 save()
 
         run(loop, on_iteration, interruption.wanted)
         save()
-    if interruption.wanted():
+        wanted = ranks.anyone(interruption.wanted())
+    if wanted:
         raise KeyboardInterrupt
 
 
@@ -347,42 +368,54 @@ def load_checkpoint(run_: Run, loop: Loop) -> None:
     loop.load_state_dict(state["loop"])
     checkpoint.restore_rng(state["rng"])
     run_.metrics.rewind(loop.iteration, prefix="train/")
-    print(f"resuming after iteration {loop.iteration} ({found.path})")
+    if loop.learner.ranks.is_main:
+        print(f"resuming after iteration {loop.iteration} ({found.path})")
 
 
 class Interruption:
-    """Ctrl-C asks for an end after the current iteration; a second one ends at once."""
+    """Ctrl-C or SIGTERM asks for an end after the current iteration; a second one ends at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, talks: bool = True) -> None:
+        self._talks = talks
         self._wanted = False
 
     def wanted(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether there was a signal."""
         return self._wanted
 
     def __enter__(self) -> Interruption:
-        self._previous = signal.signal(signal.SIGINT, self._pressed)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._pressed) for number in signals}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
     def _pressed(self, number: int, frame: object) -> None:
         if self._wanted:
             raise KeyboardInterrupt
         self._wanted = True
-        print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
+        if self._talks:
+            print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
 
 
 def _progress_of(loop: Loop) -> Progress:
-    """Seconds if time is what ends the run, else iterations."""
-    total = round(60 * loop.config.minutes) if loop.config.minutes else loop.config.iterations
-    return Progress("improve", total, _done(loop))
+    # Several ranks in one terminal would write over each other.
+    console = None if loop.learner.ranks.is_main else Console(quiet=True)
+    done, total = _extent(loop)
+    return Progress("improve", total, done, console=console)
 
 
-def _done(loop: Loop) -> int:
-    limit = 60 * loop.config.minutes
-    return min(round(loop.seconds), round(limit)) if limit else loop.iteration
+def _extent(loop: Loop) -> tuple[int, int]:
+    """Done and total: in seconds or environment steps if one of them ends the run."""
+    config = loop.config
+    if config.minutes:
+        total = round(60 * config.minutes)
+        return min(round(loop.seconds), total), total
+    if config.env_steps:
+        return min(loop.env_steps, config.env_steps), config.env_steps
+    return loop.iteration, config.iterations
 
 
 def _describe(metrics: dict[str, float]) -> str:

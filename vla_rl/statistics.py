@@ -210,18 +210,19 @@ class TaskResult:
     Attributes:
         seeds: Seed of every start.
         success: Whether each was solved.
-        mean_steps: Mean number of environment steps of an episode.
+        steps: Environment steps of each episode.
     """
 
     seeds: tuple[int, ...]
     success: tuple[bool, ...]
-    mean_steps: float
+    steps: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.seeds) != len(self.success) or not self.seeds:
+        if not len(self.seeds) == len(self.success) == len(self.steps) or not self.seeds:
             raise ValueError(
-                "a task result needs one outcome for every seed and at least one, got "
-                f"{len(self.success)} outcomes for {len(self.seeds)} seeds"
+                "a task result needs one outcome and length for every seed and at least one, got "
+                f"{len(self.success)} outcomes and {len(self.steps)} lengths for "
+                f"{len(self.seeds)} seeds"
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a task result holds a seed twice; every start is played once")
@@ -240,6 +241,12 @@ class TaskResult:
     def rate(self) -> Estimate:
         """Success rate with Wilson's interval."""
         return Estimate(self.successes / self.episodes, *wilson(self.successes, self.episodes))
+
+    @property
+    def solved_steps(self) -> float | None:
+        """Mean number of environment steps of the solved episodes; None if there are none."""
+        solved = [n for n, success in zip(self.steps, self.success, strict=True) if success]
+        return float(np.mean(solved)) if solved else None
 
     def by_seed(self) -> dict[int, bool]:
         """Success by start."""
@@ -281,9 +288,10 @@ class EvalResult:
         return mean_over_tasks(task.rate for task in self.tasks.values())
 
     @property
-    def mean_steps(self) -> float:
-        """Mean over tasks of the mean episode length, in environment steps."""
-        return float(np.mean([task.mean_steps for task in self.tasks.values()]))
+    def solved_steps(self) -> float | None:
+        """Mean over tasks of the mean length of solved episodes; None if a task has none."""
+        each = [task.solved_steps for task in self.tasks.values()]
+        return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
 
     def bucket_means(self) -> dict[str, Estimate]:
         """Mean over the evaluated tasks of each bucket that has any."""
@@ -309,6 +317,7 @@ class EvalResult:
                 "successes": task.successes,
                 "episodes": task.episodes,
                 "wilson": [rate.low, rate.high],
+                "solved_steps": task.solved_steps,
             }
         data |= {"mean": self.mean.value, "mean_interval": list(self.mean[1:])}
         data["bucket_means"] = {name: e.value for name, e in self.bucket_means().items()}
@@ -324,7 +333,7 @@ class EvalResult:
         try:
             data = json.loads(text)
             tasks = {
-                name: TaskResult(tuple(t["seeds"]), tuple(t["success"]), t["mean_steps"])
+                name: TaskResult(tuple(t["seeds"]), tuple(t["success"]), tuple(t["steps"]))
                 for name, t in data["tasks"].items()
             }
             buckets = {name: tuple(ids) for name, ids in data["buckets"].items()}

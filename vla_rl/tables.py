@@ -12,19 +12,22 @@ from vla_rl.statistics import Estimate, EvalResult, PairedDifference, compare, m
 def show_evaluation(result: EvalResult) -> None:
     """Print success by task, bucket and on the mean, with 95 % intervals."""
     table = Table(title=f"protocol {result.protocol_id}", title_justify="left")
-    for column in ("task", "success", "95 % interval", "episodes", "mean steps"):
+    for column in ("task", "success", "95 % interval", "episodes", "steps when solved"):
         table.add_column(column)
     for name, task in result.tasks.items():
         rate = task.rate
-        table.add_row(
-            name, *_shown(rate), f"{task.successes}/{task.episodes}", f"{task.mean_steps:.0f}"
-        )
+        count = f"{task.successes}/{task.episodes}"
+        table.add_row(name, *_shown(rate), count, _steps(task.solved_steps))
     for name, mean in result.bucket_means().items():
         table.add_row(f"bucket {name}", *_shown(mean), "", "")
     if len(means := list(result.bucket_means().values())) > 1:
         table.add_row("mean of buckets", *_shown(mean_over_tasks(means)), "", "")
-    table.add_row("mean over tasks", *_shown(result.mean), "", f"{result.mean_steps:.0f}")
+    table.add_row("mean over tasks", *_shown(result.mean), "", _steps(result.solved_steps))
     Console().print(table)
+
+
+def _steps(number: float | None) -> str:
+    return "-" if number is None else f"{number:.0f}"
 
 
 def show_comparison(before: EvalResult, after: EvalResult) -> None:

@@ -22,6 +22,8 @@ class Algorithm(Protocol):
     Attributes:
         group_size: Rollouts from each start.
         uses_critic: Whether episodes cut by the time limit need a bootstrap value.
+        uses_reference: Whether the learner must hold the policy that training started from.
+        dynamic_sampling: Whether starts are drawn again in place of dropped groups.
         trains: Parameter groups of the policy that the algorithm trains.
     """
 
@@ -34,11 +36,19 @@ class Algorithm(Protocol):
         """See above."""
 
     @property
+    def uses_reference(self) -> bool:
+        """See above."""
+
+    @property
+    def dynamic_sampling(self) -> bool:
+        """See above."""
+
+    @property
     def trains(self) -> tuple[str, ...]:
         """See above."""
 
     def keep(self, group: Group) -> bool:
-        """Whether a group can teach something; the others are dropped and drawn again."""
+        """Whether a group can teach something; the others are dropped."""
 
     def update(
         self, learner: Learner, batch: RolloutBatch, rng: np.random.Generator
@@ -60,19 +70,23 @@ class TrainConfig:
     """Updates to make."""
     minutes: float = 0.0
     """Stop after this many minutes of training, 0 for no limit. Checked between iterations."""
-    groups_per_iteration: int = 12
-    """Groups to learn from in one update."""
+    env_steps: int = 0
+    """Stop after this many environment steps, 0 for no limit. Checked between iterations."""
+    episodes_per_iteration: int = 96
+    """Episodes to learn from in one update, in groups of the algorithm's size."""
     max_tries: int = 2
-    """How often groups are drawn in one iteration to replace those without contrast."""
+    """How often an algorithm with dynamic sampling may draw groups in one iteration, to replace
+    those that were dropped."""
     checkpoint_every: int = 5
     """Iterations between checkpoints; the last one is always saved."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "groups_per_iteration", "max_tries", "checkpoint_every"):
+        for name in ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every"):
             if vars(self)[name] < 1:
                 raise ValueError(f"train {name} must be at least 1, got {vars(self)[name]}")
-        if self.minutes < 0:
-            raise ValueError(f"train minutes must not be negative, got {self.minutes}")
+        for name in ("minutes", "env_steps"):
+            if vars(self)[name] < 0:
+                raise ValueError(f"train {name} must not be negative, got {vars(self)[name]}")
 
 
 class Draw(NamedTuple):
@@ -112,6 +126,17 @@ class Loop:
     seconds: float = 0.0
     on_episode: OnEpisode = field(default=lambda task, success: None)
 
+    def __post_init__(self) -> None:
+        if self.algorithm.group_size > self.config.episodes_per_iteration:
+            raise ValueError(
+                f"train episodes_per_iteration {self.config.episodes_per_iteration} is less than "
+                f"one group of {self.algorithm.group_size} rollouts"
+            )
+        if self.algorithm.uses_reference and self.learner.reference is None:
+            raise ValueError(
+                "the algorithm needs a reference policy for its KL, and none was given"
+            )
+
     def step(self) -> dict[str, float]:
         """One iteration: collect, update, and return what to log."""
         began = time.perf_counter()
@@ -129,25 +154,29 @@ class Loop:
         return {**metrics, **self._describe(draw), **_shares(parts, ended - began)}
 
     def _draw(self) -> Draw:
-        """Play groups until enough have contrast or the tries are used up (DAPO, RIPT-VLA)."""
-        wanted, size = self.config.groups_per_iteration, self.algorithm.group_size
+        """Play groups; with dynamic sampling until enough are kept or the tries are used up."""
+        ranks, size = self.learner.ranks, self.algorithm.group_size
+        wanted = self.config.episodes_per_iteration // size
+        tries = self.config.max_tries if self.algorithm.dynamic_sampling else 1
         kept: list[Group] = []
         played: list[Group] = []
         timing = Timing()
-        for attempt in range(self.config.max_tries):
+        for attempt in range(tries):
             specs = self.curriculum.sample(wanted - len(kept))
             keys = episode_keys(self.seed, self.iteration, attempt, count=len(specs) * size)
+            # A group stays on one rank; all ranks then see every group, in the order of one rank.
+            mine = ranks.share(range(len(specs)))
             rollout = self.collector.collect(
                 self.learner.policy,
-                [spec for spec in specs for _ in range(size)],
-                keys,
+                [specs[i] for i in mine for _ in range(size)],
+                [keys[i * size + member] for i in mine for member in range(size)],
                 PlaySettings(final_value=self.algorithm.uses_critic, version=self.learner.version),
                 self.on_episode,
             )
             for part, seconds in rollout.seconds.items():
                 timing.add(part, seconds)
             scored = [with_reward(t, self.rewards) for t in rollout.trajectories]
-            groups = [scored[i : i + size] for i in range(0, len(scored), size)]
+            groups = ranks.gather([scored[i : i + size] for i in range(0, len(scored), size)])
             self.curriculum.update(groups)
             played += groups
             kept += [group for group in groups if self.algorithm.keep(group)]
@@ -174,9 +203,10 @@ class Loop:
             "train/groups_played": len(draw.played),
             "train/groups_kept": len(draw.kept),
             "train/frac_groups_dropped": 1 - len(draw.kept) / len(draw.played),
+            "train/frac_env_steps_dropped": 1 - _env_steps(draw.kept) / _env_steps(draw.played),
             "train/env_steps": self.env_steps,
             "train/episodes": self.episodes,
-            "train/workers_lost": self.collector.lost,
+            "train/workers_lost": sum(self.learner.ranks.everything([self.collector.lost])),
         }
 
     def state_dict(self) -> dict[str, object]:
@@ -206,13 +236,21 @@ OnIteration = Callable[[Loop, dict[str, float]], None]
 
 
 def run(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> None:
-    """Iterate until the configured number of iterations or minutes, or until ``stopped()``.
+    """Iterate until the configured iterations, minutes or steps are done, or until ``stopped()``.
 
     It is asked between iterations only, so the state that is left is that of a whole iteration.
     """
     limit = 60 * loop.config.minutes or float("inf")
-    while loop.iteration < loop.config.iterations and loop.seconds < limit and not stopped():
+    most_steps = loop.config.env_steps or float("inf")
+    while loop.iteration < loop.config.iterations and loop.env_steps < most_steps:
+        # Clocks and signals differ between ranks.
+        if loop.learner.ranks.anyone(loop.seconds >= limit or stopped()):
+            break
         on_iteration(loop, loop.step())
+
+
+def _env_steps(groups: Sequence[Group]) -> int:
+    return sum(t.steps for group in groups for t in group)
 
 
 def _shares(parts: Mapping[str, float], total: float) -> dict[str, float]:

@@ -203,8 +203,8 @@ class RolloutBatch:
         reward: ``[N, T]`` float32.
         final_value: ``[N]`` float32; truncated: ``[N]`` bool; success: ``[N]`` bool.
         group: ``[N]`` int, index of the row's group.
-        instruction: N sentences.
         horizon: H, so that K units can be seen as ``[H, K // H]``.
+        episodes: The N trajectories that were packed.
     """
 
     obs: Observation
@@ -216,8 +216,21 @@ class RolloutBatch:
     truncated: Bools
     success: Bools
     group: NDArray[np.int64]
-    instruction: tuple[str, ...]
     horizon: int
+    episodes: tuple[Trajectory, ...]
+
+    @property
+    def instruction(self) -> tuple[str, ...]:
+        """N sentences."""
+        return tuple(t.spec.task.instruction for t in self.episodes)
+
+    def only(self, rows: Bools) -> RolloutBatch:
+        """The same batch, with every unit of the other episodes masked.
+
+        Args:
+            rows: ``[N]`` true for episodes that stay.
+        """
+        return replace(self, mask=self.mask & rows[:, None, None], valid=self.valid & rows[:, None])
 
     @classmethod
     def pack(cls, groups: Sequence[Group]) -> RolloutBatch:
@@ -263,8 +276,8 @@ class RolloutBatch:
             truncated=np.array([t.truncated for t in rows], bool),
             success=np.array([t.success for t in rows], bool),
             group=np.repeat(np.arange(len(groups)), [len(g) for g in groups]),
-            instruction=tuple(t.spec.task.instruction for t in rows),
             horizon=horizon,
+            episodes=tuple(rows),
         )
 
     def __len__(self) -> int:

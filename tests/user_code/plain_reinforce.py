@@ -19,6 +19,8 @@ class Algorithm:
     group_size: int = 2
     """Rollouts from each start."""
     uses_critic = False
+    uses_reference = False
+    dynamic_sampling = False
     trains = ("head",)
 
     def keep(self, group: Group) -> bool:
@@ -32,7 +34,8 @@ class Algorithm:
         for rows in learner.minibatches(batch, 10_000, rng):
             mask = torch.from_numpy(batch.mask[rows[:, 0], rows[:, 1]])
             logprob = (learner.evaluate(batch, rows).logprob * mask).sum(1)
-            norm = learner.step(-(advantage[rows[:, 0]] * logprob).mean())
+            learner.accumulate(-(advantage[rows[:, 0]] * logprob).mean())
+            norm = learner.step()
         learner.version += 1
         return {"actor/grad_norm": norm}
 

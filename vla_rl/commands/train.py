@@ -9,6 +9,7 @@ from typing import Any
 from vla_rl import stages
 from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
+from vla_rl.distributed import join
 from vla_rl.learner import LearnerConfig
 from vla_rl.policy import load_policy
 from vla_rl.sft import AnchorConfig
@@ -28,7 +29,8 @@ class Command:
     world: World = field(default_factory=World)
     """Which tasks; by default those the policy was cloned on."""
     algorithm: str = "loop"
-    """Algorithm: a name that `vla-rl list algorithms` shows, or a dotted path."""
+    """Algorithm: a name that `vla-rl list algorithms` shows, or the dotted path of a module of
+    yours."""
     algo: Any = None
     """Settings of the algorithm."""
     demos: Path | None = None
@@ -38,7 +40,7 @@ class Command:
     curriculum: str = "frontier"
     """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
-    """Reward models, added up: `sparse`, `dense`, `progress`, or dotted paths."""
+    """Reward models, added up: names that `vla-rl list rewards` shows, or dotted paths."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -64,11 +66,17 @@ class Command:
             train=self.train,
             seed=self.seed,
         )
-        policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
-        demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
-        run = stages.new_run(self.out, self, self.resume)
-        with stages.open_collector(self.world, self.rollout, policy) as collector:
-            stages.improve_stage(run, collector, policy, self.world, recipe, demos, self.resume)
-        stages.save_policy(policy, self.world, run.folder / "policy")
-        print(f"policy written to {run.folder / 'policy'}")
+        device = stages.pick_device(self.device)
+        with join(device) as ranks:
+            policy = load_policy(self.policy, spaces).to(device)
+            demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
+            run = stages.new_run(self.out, self, self.resume, ranks)
+            with stages.open_collector(self.world, self.rollout, policy, ranks) as collector:
+                stages.improve_stage(
+                    run, collector, policy, self.world, recipe, demos, self.resume, ranks
+                )
+            folder = run.folder / "policy"
+            ranks.only_main(lambda: stages.save_policy(policy, self.world, folder))
+            if ranks.is_main:
+                print(f"policy written to {folder}")
         return 0

@@ -1,0 +1,102 @@
+"""Every algorithm from one clone, on the same tasks, with the same number of environment steps.
+
+They share rollouts, policy, masks, optimizer, the anchor to the demonstrations and uniform sampling
+of starts; each has its own defaults for what its paper is about. Success is measured on starts that
+were never trained on.
+
+    python -m benchmarks.algorithms [--seeds 3] [--env-steps 240000] [--out runs/algorithms]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks._record import RESULTS, write
+from benchmarks._runs import cloned, column, evaluated, trained
+from vla_rl import plugins
+from vla_rl.aggregate import Score, Summary, summarise
+from vla_rl.curves import draw
+from vla_rl.run_folders import group, read_run
+from vla_rl.statistics import EvalResult, mean_interval
+
+WORLD = (
+    *("--tasks", "drawer-open-v3", "door-open-v3", "push-v3"),
+    *("--max-steps", "100", "90", "90"),
+)
+DEMOS = ("2", "2", "10")
+CLONE_SEED = 1
+THRESHOLD = 0.7  # training success that counts as learnt
+
+
+def one(folder: Path, start: Path, algorithm: str, seed: int, env_steps: int) -> EvalResult:
+    """Train and evaluate."""
+    shared = ("--anchor.coef", "10", "--curriculum", "uniform", "--train.checkpoint-every", "1000")
+    budget = ("--train.env-steps", str(env_steps))
+    return trained(folder, start, seed, "--algorithm", algorithm, *shared, *budget)
+
+
+def describe(summary: Summary, folders: list[Path], results: list[EvalResult]) -> dict[str, Any]:
+    """Numbers of one algorithm."""
+    tasks = {
+        task: list(mean_interval([r.tasks[task].rate.value for r in results]))
+        for task in results[0].tasks
+    }
+    return {
+        "held_out": _numbers(summary.held_out),
+        "each_seed": [r.mean.value for r in results],
+        "tasks": tasks,
+        "solved_steps": _numbers(summary.solved_steps),
+        "train_success": _numbers(summary.final),
+        "env_steps_to_threshold": summary.steps_to_threshold,
+        "seeds_that_reached_it": len(summary.reached),
+        "gradient_steps": [sum(column(f, "actor/updates")) for f in folders],
+        "seconds": [sum(column(f, "time/total")) for f in folders],
+        "time_split": summary.shares,
+    }
+
+
+def _numbers(score: Score | None) -> list[float] | None:
+    return None if score is None else [score.value, *(score.interval or ())]
+
+
+def main() -> None:
+    """Train everything, and write the result and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--env-steps", type=int, default=240_000, help="of every run")
+    parser.add_argument("--algorithms", nargs="+", default=plugins.names("algorithms"))
+    parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
+    given = parser.parse_args()
+    start = cloned(given.out, CLONE_SEED, WORLD, DEMOS)
+    before = evaluated(start, given.out / "eval_before.json")
+    results: dict[str, list[EvalResult]] = {}
+    folders: dict[str, list[Path]] = {}
+    for seed in range(given.seeds):  # seeds outside, so that a cut leaves every algorithm alike
+        for name in given.algorithms:
+            folder = given.out / f"{name}_{seed}"
+            result = one(folder, start, name, seed, given.env_steps)
+            results.setdefault(name, []).append(result)
+            folders.setdefault(name, []).append(folder)
+            print(seed, name, f"{result.mean.value:.3f}", flush=True)
+    runs = {name: group([read_run(f) for f in folders[name]]) for name in given.algorithms}
+    groups = {name: next(iter(of_name.values())) for name, of_name in runs.items()}
+    summaries = {s.curve.label: s for s in summarise(groups, window=5, threshold=THRESHOLD)}
+    draw(
+        [s.curve for s in summaries.values()],
+        RESULTS / "algorithms.png",
+        f"From one clone, {given.seeds} seeds: {', '.join(before.tasks)}",
+    )
+    found = {name: describe(summaries[name], folders[name], results[name]) for name in results}
+    clone = {
+        "held_out": list(before.mean),
+        "tasks": {task: list(r.rate) for task, r in before.tasks.items()},
+        "solved_steps": before.solved_steps,
+    }
+    setting = {"seeds": given.seeds, "env_steps": given.env_steps, "threshold": THRESHOLD}
+    print(write("algorithms", {**setting, "clone": clone, "algorithms": found}))
+
+
+if __name__ == "__main__":
+    main()

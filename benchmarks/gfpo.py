@@ -1,0 +1,87 @@
+"""Does GFPO make robot episodes shorter at equal success? The robot form of its paper's claim.
+
+One task with time to spare, so that success alone does not ask for speed. All arms start from the
+same clones, with groups of 16 and the same number of environment steps: GRPO with success only,
+GFPO with each of its three rules of retention, and GRPO whose reward falls with time.
+
+    python -m benchmarks.gfpo [--seeds 3] [--env-steps 240000] [--out runs/gfpo]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from benchmarks._record import write
+from benchmarks._runs import cloned, column, evaluated, trained
+from vla_rl.statistics import EvalResult, mean_interval
+
+TASK, HORIZON = "drawer-open-v3", "200"
+GROUP = ("--algo.group-size", "16", "--algo.loss-agg-mode", "seq-mean-token-mean")
+KEPT = ("--algo.num-remains-in-group", "4")  # a quarter, where the paper found most to be gained
+ARMS: dict[str, tuple[str, ...]] = {
+    "grpo": ("--algorithm", "grpo", *GROUP),
+    "gfpo stratified": ("--algorithm", "gfpo", *GROUP, *KEPT),
+    "gfpo full_group": ("--algorithm", "gfpo", *GROUP, *KEPT, "--algo.retention", "full_group"),
+    "gfpo best": ("--algorithm", "gfpo", *GROUP, *KEPT, "--algo.retention", "best"),
+    "grpo, speed reward": ("--algorithm", "grpo", *GROUP, "--rewards", "speed"),
+}
+
+
+def facts(result: EvalResult) -> dict[str, Any]:
+    """Success and length on held-out starts."""
+    task = result.tasks[TASK]
+    return {"success": task.rate.value, "solved_steps": task.solved_steps}
+
+
+def one_seed(out: Path, seed: int, env_steps: int) -> dict[str, Any]:
+    """All arms from one clone."""
+    start = cloned(out, seed, ("--tasks", TASK, "--max-steps", HORIZON), ("2",))
+    found: dict[str, Any] = {
+        "clone": facts(evaluated(start, out / "eval_before.json")),
+    }
+    for name, options in ARMS.items():
+        folder = out / name.replace(" ", "_").replace(",", "")
+        shared = ("--anchor.coef", "10", "--train.env-steps", str(env_steps))
+        found[name] = facts(trained(folder, start, seed, *options, *shared))
+        for metric in ("gfpo/frac_groups_dead", "gfpo/metric_kept", "gfpo/metric_all"):
+            if values := column(folder, metric):
+                found[name][metric.removeprefix("gfpo/")] = sum(values) / len(values)
+        print(seed, name, found[name], flush=True)
+    return {"seed": seed, "arms": found}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--env-steps", type=int, default=240_000, help="of every run")
+    parser.add_argument("--out", type=Path, default=Path("runs/gfpo"))
+    given = parser.parse_args()
+    seeds = [one_seed(given.out / f"seed{s}", s, given.env_steps) for s in range(given.seeds)]
+    over_seeds = {
+        name: {
+            what: list(mean_interval([seed["arms"][name][what] for seed in seeds]))
+            for what in ("success", "solved_steps")
+        }
+        for name in seeds[0]["arms"]
+    }
+    shorter = {
+        name: list(
+            mean_interval(
+                [
+                    1 - seed["arms"][name]["solved_steps"] / seed["arms"]["grpo"]["solved_steps"]
+                    for seed in seeds
+                ]
+            )
+        )
+        for name in ARMS
+        if name != "grpo"
+    }
+    setting = {"task": TASK, "horizon": int(HORIZON), "env_steps": given.env_steps}
+    print(write("gfpo", {**setting, "seeds": seeds, "over_seeds": over_seeds, "shorter": shorter}))
+
+
+if __name__ == "__main__":
+    main()

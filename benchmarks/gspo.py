@@ -1,0 +1,74 @@
+"""Is one ratio per episode (GSPO) more stable than one per unit (GRPO) when a batch is reused?
+
+Both make six passes over every batch, with no KL, no early stop and no anchor to demonstrations, at
+the usual and at three times the usual learning rate. Only the level of the ratio and its clip range
+differ.
+
+    python -m benchmarks.gspo [--seeds 3] [--env-steps 160000] [--out runs/gspo]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._record import write
+from benchmarks._runs import cloned, column, curve, evaluated, trained
+from vla_rl.statistics import mean_interval
+
+WORLD = ("--tasks", "drawer-open-v3", "push-v3", "--max-steps", "100", "90")
+DEMOS = ("2", "10")
+RATES = ("1e-4", "3e-4")
+REUSED = ("--algo.ppo-epochs", "6", "--algo.target-kl", "0", "--curriculum", "uniform")
+ARMS: dict[str, tuple[str, ...]] = {
+    "grpo": ("--algorithm", "grpo", "--algo.kl-coef", "0", "--algo.kl-placement", "none"),
+    "gspo": ("--algorithm", "gspo"),
+}
+LOGGED = ("actor/pg_clipfrac", "actor/ratio_std", "actor/ppo_kl", "actor/clip_range")
+
+
+def one(folder: Path, start: Path, seed: int, env_steps: int, *options: str) -> dict[str, Any]:
+    """Train, evaluate, and read what the clip did."""
+    budget = ("--train.env-steps", str(env_steps))
+    result = trained(folder, start, seed, *options, *REUSED, *budget)
+    logged = {name: column(folder, name) for name in LOGGED}
+    means = {
+        name.removeprefix("actor/"): float(np.mean(values))
+        for name, values in logged.items()
+        if values
+    }
+    return {"success": result.mean.value, "train_success": curve(folder), **means}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--env-steps", type=int, default=160_000, help="of every run")
+    parser.add_argument("--out", type=Path, default=Path("runs/gspo"))
+    given = parser.parse_args()
+    start = cloned(given.out, 1, WORLD, DEMOS)
+    before = evaluated(start, given.out / "eval_before.json")
+    arms: dict[str, Any] = {}
+    for rate in RATES:
+        for name, options in ARMS.items():
+            label = f"{name} lr {rate}"
+            arms[label] = []
+            for seed in range(given.seeds):
+                folder = given.out / f"{name}_{rate}_{seed}"
+                learn = ("--learner.lr", rate)
+                arms[label].append(one(folder, start, seed, given.env_steps, *options, *learn))
+                print(label, seed, arms[label][-1], flush=True)
+    over_seeds = {
+        label: list(mean_interval([seed["success"] for seed in seeds]))
+        for label, seeds in arms.items()
+    }
+    setting = {"env_steps": given.env_steps, "clone": list(before.mean)}
+    print(write("gspo", {**setting, "arms": arms, "over_seeds": over_seeds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Dr. GRPO: GRPO without its two biases (arXiv 2503.20783).
+
+No division by the group's standard deviation (which favours starts that are nearly always or
+nearly never solved), and unit losses are summed and divided by a constant instead of the length
+of the rollout (which favours long failures).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_rl.functional import Aggregation, RewardScale
+from vla_rl.group_relative import GroupRelative
+
+
+@dataclass(frozen=True)
+class Algorithm(GroupRelative):
+    """Centred group advantages, one constant normaliser."""
+
+    scale_rewards: RewardScale = "none"
+    """Advantages are not divided by anything."""
+    loss_agg_mode: Aggregation = "seq-mean-token-sum-norm"
+    """Sum over units, divided by `loss_scale_factor`, which defaults to a full-length episode."""

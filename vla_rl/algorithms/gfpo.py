@@ -1,0 +1,154 @@
+"""GFPO: group filtered policy optimisation (arXiv 2508.09726).
+
+Sample a larger group, but learn from the k members that do best by some attribute: the fewest
+steps, the shortest path, the smoothest motion. Success stays the reward; the attribute only decides
+who is learnt from. With adaptive difficulty, k shrinks for starts that are easy by now.
+
+The paper's rule, keep the k best of all, needs rewards that vary among them. A robot's success is
+binary and its failures run to the time limit, so the k fastest of a group are all successes, their
+advantages are zero, and nothing is learnt. Two rules repair that; attributes rank successes only:
+
+- ``stratified``: keep successes and failures in the proportion of the group.
+- ``full_group``: normalise advantages over the whole group, then keep every failure and the k best
+  successes.
+
+Other here: G = 16 and k = 8 (the paper's middle setting), and the mean over episodes of means over
+units, for the reason given in `dapo`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_rl import attributes
+from vla_rl import functional as F
+from vla_rl.group_relative import GroupRelative
+from vla_rl.policy_gradient import Credit, KLPlacement
+from vla_rl.types import Bools, RolloutBatch
+
+HISTORY = 512  # groups that difficulty is measured against; older ones met a weaker policy
+READY = 8  # groups to have seen before difficulty is told apart
+
+
+@dataclass(frozen=True)
+class Algorithm(GroupRelative):
+    """GRPO on the best members of larger groups."""
+
+    group_size: int = 16
+    """Rollouts from each start; filtering needs more than GRPO has."""
+    num_remains_in_group: int = 8
+    """Members of a group to learn from (k)."""
+    metric: str = "steps"
+    """Attribute to keep small: `decisions`, `steps`, `path_length`, `action_energy`, `jerk`,
+    `gripper_toggles`, `surprise`, or the dotted path of a function of yours."""
+    order: Literal["lowest", "efficiency"] = "lowest"
+    """Keep those with the `lowest` metric (the paper's shortest-k), or with the best return per
+    metric (token efficiency)."""
+    retention: Literal["stratified", "full_group", "best"] = "stratified"
+    """Who is kept; `best` is the paper's literal rule, which binary success defeats."""
+    adaptive: bool = False
+    """Adaptive difficulty: keep `adaptive_sizes` by how hard the start is."""
+    adaptive_sizes: tuple[int, int, int, int] = (8, 8, 6, 4)
+    """Members to keep of very hard, hard, medium and easy groups."""
+    kl_coef: float = 0.001
+    """Weight of the divergence from the policy that training started from."""
+    kl_placement: KLPlacement = "loss"
+    """Where the divergence goes: into the `loss`, into the `reward`, or `none`."""
+    entropy_coef: float = 0.001
+    """Weight of the entropy bonus."""
+    clip_ratio_c: float = 3.0
+    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # State, not a setting: so not a field.
+        object.__setattr__(self, "_seen", deque(maxlen=HISTORY))
+        attributes.named(self.metric)
+        sizes = self.adaptive_sizes if self.adaptive else (self.num_remains_in_group,)
+        for size in sizes:
+            if not 2 <= size < self.group_size:
+                raise ValueError(
+                    f"{'adaptive_sizes' if self.adaptive else 'num_remains_in_group'} {size} must "
+                    f"be at least 2 and below group_size {self.group_size}: keeping all of a group "
+                    "filters nothing"
+                )
+
+    def credit(self, batch: RolloutBatch, reward: Tensor) -> Credit:
+        """Advantages of the members that are kept; the others are masked."""
+        returns = reward.sum(1)
+        group = torch.from_numpy(batch.group)
+        attribute = attributes.named(self.metric)
+        cost = np.array([attribute(t) for t in batch.episodes])
+        kept, sizes = self._retain(batch, returns.numpy(), cost)
+        advantage = torch.zeros_like(returns)
+        if self.retention == "full_group":
+            advantage = torch.where(
+                torch.from_numpy(kept), F.group_relative(returns, group, ddof=0), advantage
+            )
+        else:
+            advantage[kept] = F.group_relative(returns[kept], group[kept], ddof=0)
+        dead = [not bool(advantage[batch.group == g].any()) for g in np.unique(batch.group)]
+        used = kept & ~np.array(dead)[batch.group]
+        log = {
+            "gfpo/k": float(np.mean(sizes)),
+            "gfpo/kept_frac": float(kept.mean()),
+            "gfpo/frac_groups_dead": float(np.mean(dead)),
+            "gfpo/success_all": float(batch.success.mean()),
+            "gfpo/success_kept": float(batch.success[kept].mean()),
+            **{f"gfpo/{name}": value for name, value in _means(cost, batch.success, kept).items()},
+        }
+        return Credit(batch.only(used), advantage, log=log)
+
+    def _retain(
+        self, batch: RolloutBatch, returns: np.ndarray, cost: np.ndarray
+    ) -> tuple[Bools, list[int]]:
+        """``[N]`` who is kept, and k of each group."""
+        score = cost if self.order == "lowest" else -returns / np.maximum(cost, 1e-6)
+        kept = np.zeros(len(batch), bool)
+        sizes = []
+        for g in np.unique(batch.group):
+            rows = np.flatnonzero(batch.group == g)
+            size = self._size(float(returns[rows].mean()))
+            sizes.append(size)
+            if self.retention == "best":
+                kept[rows] = F.keep_best(score[rows], size)
+            elif self.retention == "stratified":
+                kept[rows] = F.keep_stratified(score[rows], batch.success[rows], size)
+            else:
+                kept[rows] = F.keep_fast_successes(score[rows], batch.success[rows], size)
+        return kept, sizes
+
+    def _size(self, mean_return: float) -> int:
+        if not self.adaptive:
+            return self.num_remains_in_group
+        self._history.append(mean_return)  # before reading, as in the paper
+        return F.adaptive_size(mean_return, np.array(self._history), self.adaptive_sizes, READY)
+
+    @property
+    def _history(self) -> deque[float]:
+        """Mean returns of the groups seen last."""
+        history: deque[float] = vars(self)["_seen"]
+        return history
+
+    def state_dict(self) -> dict[str, object]:
+        """The history of difficulty."""
+        return {**super().state_dict(), "history": list(self._history)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        super().load_state_dict(state)
+        self._history.clear()
+        self._history.extend(state["history"])
+
+
+def _means(cost: np.ndarray, success: Bools, kept: Bools) -> dict[str, float]:
+    """Mean attribute of the successes, all and kept ones, where there are any."""
+    chosen = {"metric_all": success, "metric_kept": success & kept}
+    return {name: float(cost[rows].mean()) for name, rows in chosen.items() if rows.any()}

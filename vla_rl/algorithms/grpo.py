@@ -1,0 +1,25 @@
+"""GRPO: group relative policy optimisation (DeepSeekMath, arXiv 2402.03300).
+
+The advantage of a rollout is its return minus the mean of its group, divided by the group's
+standard deviation; PPO's clip per token; a KL to the starting policy in the loss.
+
+The paper's settings: G = 64, clip 0.2, KL 0.04 with the k3 estimator. Other here: G = 8, as
+robot groups are dearer than answers, and several passes over each batch, for the same reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vla_rl.group_relative import GroupRelative
+from vla_rl.policy_gradient import KLPlacement
+
+
+@dataclass(frozen=True)
+class Algorithm(GroupRelative):
+    """Standardised group advantages, PPO clip per token, KL in the loss."""
+
+    kl_coef: float = 0.04
+    """Weight of the divergence from the policy that training started from (paper: 0.04)."""
+    kl_placement: KLPlacement = "loss"
+    """Where the divergence goes: into the `loss`, into the `reward`, or `none`."""

@@ -1,0 +1,124 @@
+"""Several processes that train one policy (`torchrun`), or one that is alone.
+
+Every rank plays its share of the groups, all see every episode, each computes the gradient of its
+share of a minibatch, and the sum is the gradient that a single process would have computed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world: How many there are.
+        local: How many of them share this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every ``world``-th item, from the ``rank``-th on."""
+        return list(items[self.rank :: self.world])
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place; bit-equal on all of them."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """One result for each item that :meth:`share` gave to the ranks, in the first order.
+
+        Raises:
+            ValueError: If a rank has more or fewer than its share; see :meth:`everything`.
+        """
+        parts = self._by_rank(items)
+        whole: list[T] = [item for part in parts for item in part]
+        for rank, part in enumerate(parts):
+            whole[rank :: self.world] = part
+        return whole
+
+    def everything(self, items: Sequence[T]) -> list[T]:
+        """What all the ranks have, however much each, one rank after the other."""
+        return [item for part in self._by_rank(items) for item in part]
+
+    def anyone(self, flag: bool) -> bool:
+        """Whether a rank says so."""
+        return bool(self.total(torch.tensor([flag], dtype=torch.int64)))
+
+    def only_main(self, action: Callable[[], None]) -> None:
+        """Let the main process do it; the others wait, and fail with the same error if it does."""
+        errors: list[Exception] = []
+        if self.is_main:
+            try:
+                action()
+            except Exception as error:
+                errors.append(error)
+        for failure in self.everything(errors):
+            raise failure
+
+    def _by_rank(self, items: Sequence[T]) -> list[list[T]]:
+        if self.world == 1:
+            return [list(items)]
+        parts: list[list[T]] = [[]] * self.world
+        dist.all_gather_object(parts, list(items))
+        return parts
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join(device: str = "cpu") -> Iterator[Ranks]:
+    """Join the other processes that `torchrun` started, and leave them at the end.
+
+    Args:
+        device: ``"cpu"``, or ``"cuda"`` for one GPU per process, chosen by ``LOCAL_RANK``. That
+            becomes the current one, so join before anything is moved there.
+
+    Yields:
+        This process among the others; :data:`ALONE` without `torchrun`.
+
+    Raises:
+        ValueError: If there are more processes than GPUs on this machine.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda":
+        gpus = torch.cuda.device_count()
+        if local > gpus:
+            raise ValueError(
+                f"{local} processes were started here, with {gpus} GPUs: start one process per "
+                "GPU, or add --device cpu"
+            )
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, local)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,76 @@
+"""The mathematics of the algorithms as pure functions of tensors.
+
+No class with state, nothing of ours imported: every function can be checked by hand. Axes as in
+:mod:`vla_rl.types`. Losses work on *rows*: one row is one decision, ``[R, U]`` its units, and
+``episode`` ``[R]`` says which rows belong together.
+"""
+
+from vla_rl.functional.aggregation import AGGREGATIONS, Aggregation, unit_weights
+from vla_rl.functional.credit import (
+    NO_CONTRAST,
+    RewardScale,
+    decoupled,
+    generalised_advantage,
+    group_relative,
+    leave_one_out,
+    length_weighted_baseline,
+    process_supervision,
+    returns_to_go,
+    whiten,
+)
+from vla_rl.functional.ratio import (
+    EPISODE_LEVELS,
+    RATIO_LEVELS,
+    KLEstimator,
+    RatioLevel,
+    at_level,
+    divergence,
+    importance_weight,
+    log_ratio,
+)
+from vla_rl.functional.retention import (
+    adaptive_size,
+    keep_best,
+    keep_fast_successes,
+    keep_stratified,
+)
+from vla_rl.functional.surrogate import (
+    LOSS_TYPES,
+    LossType,
+    Surrogate,
+    clipped_value_loss,
+    surrogate_loss,
+)
+
+__all__ = [
+    "AGGREGATIONS",
+    "EPISODE_LEVELS",
+    "LOSS_TYPES",
+    "NO_CONTRAST",
+    "RATIO_LEVELS",
+    "Aggregation",
+    "KLEstimator",
+    "LossType",
+    "RatioLevel",
+    "RewardScale",
+    "Surrogate",
+    "adaptive_size",
+    "at_level",
+    "clipped_value_loss",
+    "decoupled",
+    "divergence",
+    "generalised_advantage",
+    "group_relative",
+    "importance_weight",
+    "keep_best",
+    "keep_fast_successes",
+    "keep_stratified",
+    "leave_one_out",
+    "length_weighted_baseline",
+    "log_ratio",
+    "process_supervision",
+    "returns_to_go",
+    "surrogate_loss",
+    "unit_weights",
+    "whiten",
+]

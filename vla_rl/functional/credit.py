@@ -1,0 +1,208 @@
+"""Credit: from rewards to advantages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RewardScale = Literal["group", "batch", "none"]
+
+NO_CONTRAST = 1e-6  # returns closer than this are equal; never compare floats with zero
+
+
+def group_relative(
+    returns: Tensor,
+    group: Tensor,
+    scale_rewards: RewardScale = "group",
+    epsilon: float = 1e-6,
+    ddof: int = 1,
+) -> Tensor:
+    """Advantage of each episode over the mean of its group (GRPO, arXiv 2402.03300).
+
+    ``A_i = (R_i - mean) / (std + epsilon)``. A group whose returns are all equal gets zeros.
+
+    Args:
+        returns: ``[N]`` total reward of each episode.
+        group: ``[N]`` integer group of each episode.
+        scale_rewards: Standard deviation of the ``group``, of the raw returns of the whole
+            ``batch`` (Lite PPO, 2508.08221), or ``none`` (Dr. GRPO, 2503.20783).
+        epsilon: Added to the standard deviation.
+        ddof: 1 for the sample, 0 for the population standard deviation (as GFPO writes it).
+
+    Returns:
+        ``[N]`` advantages; they sum to zero in each group.
+
+    Raises:
+        ValueError: If a group has a single member, or ``scale_rewards`` is unknown.
+    """
+    index, size = _groups(group, returns.dtype)
+    if bool((size < 2).any()):
+        raise ValueError("group-relative advantages need at least 2 episodes in every group")
+    centred = returns - (_sum(returns, index) / size)[index]
+    lowest = _extreme(returns, index, "amin")
+    contrast = (_extreme(returns, index, "amax") - lowest)[index] > NO_CONTRAST
+    centred = torch.where(contrast, centred, torch.zeros_like(centred))
+    if scale_rewards == "none":
+        return centred
+    if scale_rewards == "batch":
+        return centred / (returns.std() + epsilon)
+    if scale_rewards == "group":
+        variance = _sum(centred.square(), index) / (size - ddof)
+        return centred / (variance.sqrt() + epsilon)[index]
+    raise ValueError(f"unknown scale_rewards {scale_rewards!r}; allowed: group, batch, none")
+
+
+def leave_one_out(returns: Tensor, group: Tensor) -> Tensor:
+    """Advantage of each episode over the mean of the others of its group (RLOO, LOOP).
+
+    ``A_i = R_i - mean_{j != i} R_j``; neither divided by a standard deviation nor whitened.
+
+    Args:
+        returns: ``[N]`` total reward of each episode.
+        group: ``[N]`` integer group of each episode.
+
+    Returns:
+        ``[N]`` advantages; they sum to zero in each group.
+
+    Raises:
+        ValueError: If a group has a single member, for which no baseline exists.
+    """
+    index, size = _groups(group, returns.dtype)
+    if bool((size < 2).any()):
+        raise ValueError("leave-one-out needs at least 2 episodes in every group")
+    return returns - (_sum(returns, index)[index] - returns) / (size[index] - 1)
+
+
+def length_weighted_baseline(returns: Tensor, lengths: Tensor, group: Tensor) -> Tensor:
+    """Advantage over the length-weighted mean of the group (OPO, arXiv 2505.23585).
+
+    Args:
+        returns: ``[N]`` total reward of each episode.
+        lengths: ``[N]`` executed units of each episode.
+        group: ``[N]`` integer group of each episode.
+    """
+    index, _ = _groups(group, returns.dtype)
+    lengths = lengths.to(returns.dtype)
+    return returns - (_sum(returns * lengths, index) / _sum(lengths, index))[index]
+
+
+def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Zero mean and unit variance under the weights (REINFORCE++, arXiv 2501.03262).
+
+    Args:
+        values: ``[*]`` to whiten.
+        weight: ``[*]`` how many samples each value stands for, for instance executed units.
+        epsilon: Added to the variance, which is the unbiased one.
+    """
+    total = weight.sum()
+    mean = (weight * values).sum() / total
+    variance = (weight * (values - mean).square()).sum() / (total - 1).clamp(min=1)
+    return (values - mean) * torch.rsqrt(variance + epsilon)
+
+
+def decoupled(components: Tensor, weights: Tensor, group: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Every reward normalised inside its group, then summed and whitened (GDPO, 2601.05242).
+
+    Args:
+        components: ``[M, N]`` total of each of M rewards of each episode.
+        weights: ``[M]`` of the rewards.
+        group: ``[N]`` integer group of each episode.
+        epsilon: Added to the standard deviations.
+
+    Returns:
+        ``[N]`` advantages.
+    """
+    each = torch.stack([group_relative(c, group, epsilon=epsilon) for c in components])
+    mixed = (weights[:, None] * each).sum(0)
+    return (mixed - mixed.mean()) / (mixed.std() + epsilon)
+
+
+def returns_to_go(reward: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounted sum of this and all later rewards.
+
+    Args:
+        reward: ``[N, T]``, zero after the end of an episode.
+        gamma: Discount per decision.
+    """
+    out = torch.zeros_like(reward)
+    after = torch.zeros_like(reward[:, 0])
+    for t in reversed(range(reward.shape[1])):
+        after = reward[:, t] + gamma * after
+        out[:, t] = after
+    return out
+
+
+def process_supervision(
+    reward: Tensor, scored: Tensor, group: Tensor, epsilon: float = 1e-6, ddof: int = 1
+) -> Tensor:
+    """Step rewards normalised over all steps of the group, summed over later steps (GRPO, 4.1.3).
+
+    Args:
+        reward: ``[N, T]`` reward of each step.
+        scored: ``[N, T]`` bool, true where a step reward was given.
+        group: ``[N]`` integer group of each episode.
+        epsilon: Added to the standard deviation.
+        ddof: 1 for the sample, 0 for the population standard deviation.
+
+    Returns:
+        ``[N, T]``: every unit is credited with the normalised rewards from its step on.
+    """
+    index, _ = _groups(group, reward.dtype)
+    kept = torch.where(scored, reward, torch.zeros_like(reward))
+    count = _sum(scored.sum(1).to(reward.dtype), index)
+    mean = (_sum(kept.sum(1), index) / count.clamp(min=1))[index][:, None]
+    centred = torch.where(scored, reward - mean, torch.zeros_like(reward))
+    variance = _sum(centred.square().sum(1), index) / (count - ddof).clamp(min=1)
+    return returns_to_go(centred / (variance.sqrt() + epsilon)[index][:, None])
+
+
+def generalised_advantage(
+    reward: Tensor,
+    value: Tensor,
+    final_value: Tensor,
+    valid: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16).
+
+    Args:
+        reward: ``[N, T]`` reward of each decision.
+        value: ``[N, T]`` critic estimate at each decision.
+        final_value: ``[N]`` critic estimate *after* the last decision of an episode that the time
+            limit cut; 0 for one that terminated. That is what keeps the two apart.
+        valid: ``[N, T]`` bool, true for decisions that were made.
+        gamma: Discount per decision.
+        gae_lambda: Trade-off between bias (0) and variance (1).
+
+    Returns:
+        ``[N, T]`` advantages, zero after the end. Add ``value`` for the critic's targets.
+    """
+    out = torch.zeros_like(reward)
+    after_value, after = final_value, torch.zeros_like(final_value)
+    for t in reversed(range(reward.shape[1])):
+        delta = reward[:, t] + gamma * after_value - value[:, t]
+        now = delta + gamma * gae_lambda * after
+        out[:, t] = torch.where(valid[:, t], now, torch.zeros_like(now))
+        # Before the last decision nothing has happened yet: the final value waits there.
+        after = torch.where(valid[:, t], now, after)
+        after_value = torch.where(valid[:, t], value[:, t], after_value)
+    return out
+
+
+def _groups(group: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Groups numbered from 0, and the size of each."""
+    _, index = torch.unique(group, return_inverse=True)
+    return index, torch.bincount(index).to(dtype)
+
+
+def _sum(values: Tensor, index: Tensor) -> Tensor:
+    out = torch.zeros(int(index.max()) + 1, dtype=values.dtype)
+    return out.index_add_(0, index, values)
+
+
+def _extreme(values: Tensor, index: Tensor, which: str) -> Tensor:
+    out = torch.zeros(int(index.max()) + 1, dtype=values.dtype)
+    return out.scatter_reduce_(0, index, values, which, include_self=False)

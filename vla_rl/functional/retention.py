@@ -1,0 +1,77 @@
+"""Which members of a group to learn from (GFPO, arXiv 2508.09726), for one group at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Numbers = NDArray[np.floating]
+
+
+def keep_best(score: Numbers, count: int) -> Bools:
+    """The paper's rule: the ``count`` lowest scores, ties by position.
+
+    With binary success and failures that run to the time limit this keeps successes only, so
+    that nothing is left to compare: use one of the other two rules for robots.
+
+    Args:
+        score: ``[G]`` lower is better.
+        count: How many to keep.
+
+    Returns:
+        ``[G]`` bool.
+    """
+    kept = np.zeros(len(score), bool)
+    kept[np.argsort(score, kind="stable")[:count]] = True
+    return kept
+
+
+def keep_stratified(score: Numbers, success: Bools, count: int) -> Bools:
+    """Successes and failures in the proportion of the whole group; the best successes.
+
+    ``round(count * failure rate)`` failures are kept (at least one if there is any, and room for at
+    least one success if there is any), the earliest of the group, because an attribute says little
+    about a failure; the rest are the successes with the lowest scores.
+
+    Args:
+        score: ``[G]`` lower is better.
+        success: ``[G]`` bool.
+        count: How many to keep.
+
+    Returns:
+        ``[G]`` bool.
+    """
+    failures = int((~success).sum())
+    wanted = round(count * failures / len(score))
+    wanted = min(max(wanted, min(failures, 1)), count - min(len(score) - failures, 1))
+    kept = keep_best(np.where(success, score, np.inf), count - wanted) & success
+    kept[np.flatnonzero(~success)[:wanted]] = True
+    return kept
+
+
+def keep_fast_successes(score: Numbers, success: Bools, count: int) -> Bools:
+    """Every failure, and the ``count`` successes with the lowest scores.
+
+    Meant to be used after advantages were normalised over the whole group: the slow successes then
+    get no push, and the fast ones keep theirs.
+    """
+    return (keep_best(np.where(success, score, np.inf), count) & success) | ~success
+
+
+def adaptive_size(
+    mean_reward: float, history: Numbers, sizes: tuple[int, int, int, int], ready: int
+) -> int:
+    """How many members to keep of a group, by how hard its start is (GFPO, algorithm 2).
+
+    Args:
+        mean_reward: Mean return of the group; it must already be in the history.
+        history: ``[M]`` mean returns of the groups seen so far.
+        sizes: To keep of very hard, hard, medium and easy groups: those below the first, second
+            and third quartile of the history, and the rest. A tie counts as the easier.
+        ready: Before so many groups were seen, the size for very hard ones is used.
+    """
+    if len(history) < ready:
+        return sizes[0]
+    quartiles = np.percentile(history, (25, 50, 75))
+    return sizes[int(np.searchsorted(quartiles, mean_reward, side="right"))]
