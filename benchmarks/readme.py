@@ -107,10 +107,113 @@ def noise_density(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def algorithms(result: dict[str, Any]) -> str:
+    """Success, speed and cost by algorithm, best first."""
+    tasks = list(result["clone"]["tasks"])
+    threshold = f"steps to {result['threshold']:.0%}"
+    rows = [
+        ["algorithm", "success", *tasks, "steps when solved", threshold, "gradient steps", "update"]
+    ]
+    clone = result["clone"]
+    each = [percent(clone["tasks"][task]) for task in tasks]
+    rows.append(
+        ["clone", percent(clone["held_out"]), *each, f"{clone['solved_steps']:.0f}", "", "", ""]
+    )
+    count = result["seeds"]
+    for name, found in sorted(
+        result["algorithms"].items(), key=lambda item: -item[1]["held_out"][0]
+    ):
+        reached = found["env_steps_to_threshold"]
+        when = f"{reached / 1000:.0f}k ({found['seeds_that_reached_it']} of {count})"
+        rows.append(
+            [
+                f"`{name}`",
+                f"**{percent(found['held_out'])}**",
+                *(percent(found["tasks"][task]) for task in tasks),
+                f"{found['solved_steps'][0]:.0f}",
+                when if reached else "-",
+                f"{sum(found['gradient_steps']) / count:,.0f}",
+                f"{found['time_split']['update']:.0%}",
+            ]
+        )
+    note = (
+        f"{count} seeds each, {result['env_steps']:,} environment steps of RL, all from one clone; "
+        "100 held-out starts of each task; mean over seeds with Student's t interval (clone: over "
+        f"starts). {threshold}: environment steps until training success, smoothed over 5 "
+        "iterations, first reached it. Update: its share of the wall time. "
+        f"{origin(result)}"
+    )
+    figure = "![Learning curves of every algorithm](benchmarks/results/algorithms.png)"
+    return f"{table(*rows)}\n\n{note}\n\n{figure}"
+
+
+def gfpo(result: dict[str, Any]) -> str:
+    """Success and length by arm."""
+    rows = [["arm", "success", "steps when solved", "shorter than GRPO by", "groups without use"]]
+    for name, found in result["over_seeds"].items():
+        shorter = result["shorter"].get(name)
+        dead = [seed["arms"][name].get("frac_groups_dead") for seed in result["seeds"]]
+        value, low, high = found["solved_steps"]
+        rows.append(
+            [
+                name,
+                percent(found["success"]),
+                f"{value:.1f} [{low:.1f}, {high:.1f}]",
+                percent_of_either_sign(shorter) if shorter else "",
+                "" if None in dead else f"{sum(dead) / len(dead):.0%}",
+            ]
+        )
+    note = (
+        f"{result['task']} with a horizon of {result['horizon']} steps, {len(result['seeds'])} "
+        f"seeds each with its own clone, {result['env_steps']:,} environment steps, groups of 16 "
+        "of which GFPO keeps 4; 100 held-out starts; intervals over seeds (Student's t; shorter: "
+        f"paired). {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def percent_of_either_sign(estimate: list[float]) -> str:
+    """``12 % [-3, 27]``."""
+    return "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * share for share in estimate))
+
+
+def gspo(result: dict[str, Any]) -> str:
+    """What several passes over a batch do at either level of the ratio."""
+    rows = [
+        ["arm", "held-out success", "each seed", "training success over time", "clipped", "spread",
+         "KL"]
+    ]  # fmt: skip
+    for label, seeds in result["arms"].items():
+        mean = lambda name: sum(seed[name] for seed in seeds) / len(seeds)  # noqa: B023,E731
+        pieces = zip(*(seed["train_success"] for seed in seeds), strict=True)
+        rows.append(
+            [
+                label,
+                percent(result["over_seeds"][label]),
+                ", ".join(f"{100 * seed['success']:.0f}" for seed in seeds),
+                " ".join(f"{sum(piece) / len(piece):.2f}" for piece in pieces),
+                f"{mean('pg_clipfrac'):.0%}",
+                f"{mean('ratio_std'):.2g}",
+                f"{mean('ppo_kl'):.2g}",
+            ]
+        )
+    seeds = len(next(iter(result["arms"].values())))
+    note = (
+        f"drawer-open-v3 and push-v3 from one clone at {percent(result['clone'])}, {seeds} seeds, "
+        f"{result['env_steps']:,} environment steps, six passes over every batch without KL, early "
+        "stop or anchor. Clipped: share of units; spread: standard deviation of the ratio; KL per "
+        f"action within an update. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 TABLES = {
     "main_job": main_job,
     "rollout_throughput": rollout_throughput,
     "noise_density": noise_density,
+    "algorithms": algorithms,
+    "gfpo": gfpo,
+    "gspo": gspo,
 }
 
 

@@ -83,8 +83,9 @@ class PolicyGradient:
     """Decisions in a gradient step; 0 takes the whole batch."""
     ppo_micro_batch_size: int = 0
     """Decisions in memory at once; gradients of a step add up over them. 0 for the whole step."""
-    target_kl: float = 0.03
-    """Passes stop early when the KL per low-level action exceeds this; 0 switches it off."""
+    target_kl: float = 0.2
+    """Passes stop early when the KL per low-level action exceeds this; 0 switches it off. The
+    default only catches runaways: far smaller limits cost most of what a batch can teach."""
     rollout_correction: Literal["none", "token"] = "none"
     """`token`: take old log-probs from the learner's own network, and weight each unit with the
     truncated ratio to those at acting. For policies that act in other arithmetic than they learn
