@@ -15,42 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import write
-from vla_rl.cli import main as vla_rl
-from vla_rl.statistics import EvalResult, mean_interval
+from benchmarks._runs import command, evaluated
+from vla_rl.statistics import mean_interval
 
 TASK = "drawer-open-v3"
 HORIZON = "90"
 DENSITIES = ("marginal", "conditional")
 
 
-def run(*words: str | Path) -> None:
-    """Run a command; stop if it fails."""
-    if status := vla_rl([str(word) for word in words]):
-        raise SystemExit(status)
-
-
-def evaluate(policy: Path) -> float:
-    """Success on held-out starts."""
-    out = policy.parent / "eval.json"
-    run("eval", "--policy", policy, "--out", out)
-    return EvalResult.from_json(out.read_text()).mean.value
+def success(policy: Path) -> float:
+    """Of a policy on held-out starts."""
+    return evaluated(policy, policy.parent / "eval.json").mean.value
 
 
 def one_seed(folder: Path, seed: int, minutes: float) -> dict[str, Any]:
     """Before and after RL for both densities, from this seed's demonstrations."""
     demos = folder / "demos"
     world = ("--tasks", TASK, "--max-steps", "120")
-    run("record", *world, "--episodes", "2", "--out", demos, "--first", str(100 * seed))
+    command("record", *world, "--episodes", "2", "--out", demos, "--first", str(100 * seed))
     found: dict[str, Any] = {"seed": seed}
     for name in DENSITIES:
         here = folder / name
         net = ("--net.density", name)
         learn = ("--max-steps", HORIZON, "--seed", str(seed))
-        run("sft", "--demos", demos, *learn, *net, "--out", here / "sft", "--sft.steps", "200")
+        command("sft", "--demos", demos, *learn, *net, "--out", here / "sft", "--sft.steps", "200")
         clone = here / "sft" / "policy"
         budget = ("--train.minutes", str(minutes), "--train.iterations", "1000")
-        run("train", "--policy", clone, *learn, *budget, "--out", here / "rl")
-        found[name] = {"before": evaluate(clone), "after": evaluate(here / "rl" / "policy")}
+        command("train", "--policy", clone, *learn, *budget, "--out", here / "rl")
+        found[name] = {"before": success(clone), "after": success(here / "rl" / "policy")}
         print(seed, name, found[name], flush=True)
     return found
 

@@ -14,7 +14,8 @@ import minari
 import numpy as np
 import pytest
 
-from vla_rl.demos import ChunkDataset, DemoSet, chunk_targets
+from vla_rl.chunks import ChunkDataset, chunk_targets
+from vla_rl.demos import DemoSet
 from vla_rl.types import Array, Demonstration, EpisodeSpec, Observation, Spaces, Task
 
 SPACES = Spaces(views=("front", "hand"), image_size=8, state_dim=3, action_dim=2)

@@ -22,7 +22,8 @@ def test_only_the_trained_groups_move(trains):
     before = snapshot(policy)
     for rows in learner.minibatches(batch, 16, np.random.default_rng(0)):
         scores = learner.evaluate(batch, rows)
-        learner.step(scores.logprob.mean() + scores.value.square().mean() + scores.value.mean())
+        learner.accumulate(scores.logprob.mean() + (scores.value.square() + scores.value).mean())
+        learner.step()
     after = snapshot(policy)
     for name in before:
         moved = any(not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))
@@ -44,21 +45,98 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     learner = Learner(policy, LearnerConfig(), ("head",))
     before = snapshot(policy)
     parameter = policy.groups()["head"][0]
+    learner.accumulate(parameter.sum())
     with pytest.raises(FloatingPointError, match="nan"):
-        learner.step((parameter * float("nan")).sum())
+        learner.accumulate((parameter * float("nan")).sum())
+    assert parameter.grad is None  # nothing of the step is left, the finite part neither
     after = snapshot(policy)
     assert all(torch.equal(a, b) for n in before for a, b in zip(before[n], after[n], strict=True))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(), ("head",))
+    before = snapshot(policy)
+    parameter = policy.groups()["head"][0]
+    learner.accumulate((parameter - parameter.detach()).sqrt().sum())  # 0, with slope infinity
+    with pytest.raises(FloatingPointError, match="gradient norm is inf|nan"):
+        learner.step()
+    assert learner.steps == 0
+    assert parameter.grad is None
+    after = snapshot(policy)
+    assert all(torch.equal(a, b) for n in before for a, b in zip(before[n], after[n], strict=True))
+
+
+def gradient_at_step(learner, parameter):
+    """A list that grows by the parameter's gradient before every step."""
+    seen = []
+    learner.optimizer.register_step_pre_hook(lambda *_: seen.append(parameter.grad.clone()))
+    return seen
 
 
 def test_gradients_are_clipped_to_the_norm():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(max_grad_norm=0.5), ("head",))
     parameter = policy.groups()["head"][0]
-    assert learner.step((100 * parameter).sum()) > 0.5
-    assert float(parameter.grad.norm()) == pytest.approx(0.5, rel=1e-3)
+    seen = gradient_at_step(learner, parameter)
+    learner.accumulate((100 * parameter).sum())
+    assert learner.step() > 0.5
+    assert float(seen[0].norm()) == pytest.approx(0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"vlm_lr": -1.0}, {"weight_decay": -0.1}])
+def test_losses_add_up_until_the_step():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(max_grad_norm=1e9), ("head",))
+    parameter = policy.groups()["head"][0]
+    seen = gradient_at_step(learner, parameter)
+    learner.accumulate(parameter.sum())
+    learner.accumulate((2 * parameter).sum())
+    norm = learner.step()
+    assert (seen[0] == 3).all()
+    assert norm == pytest.approx(3 * parameter.numel() ** 0.5)
+    learner.accumulate(parameter.sum())  # and begin anew after it
+    learner.step()
+    assert (seen[1] == 1).all()
+    assert learner.steps == 2
+
+
+def test_the_regulariser_is_part_of_every_step():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(max_grad_norm=1e9), ("head",))
+    parameter = policy.groups()["head"][0]
+    asked = []
+
+    def regulariser(step):
+        asked.append(step)
+        return (5 * parameter).sum()
+
+    learner.regulariser = regulariser
+    seen = gradient_at_step(learner, parameter)
+    for _ in range(2):
+        learner.accumulate(parameter.sum())
+        learner.step()
+    assert asked == [0, 1]
+    assert all((gradient == 6).all() for gradient in seen)
+
+
+def test_log_probs_of_a_batch_are_those_at_acting(monkeypatch):
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(), ("head",))
+    batch = packed(policy)
+    monkeypatch.setattr("vla_rl.learner.ROWS_WITHOUT_GRADIENT", 10)  # in several pieces
+    found = learner.logprobs(batch, policy)
+    assert not found.requires_grad
+    acted = torch.from_numpy(batch.chunk.logprob)
+    made = torch.from_numpy(batch.valid)
+    torch.testing.assert_close(found[made], acted[made], atol=1e-4, rtol=1e-4)
+    assert not found[~made].any()
+    nothing = batch.only(np.zeros(len(batch), bool))
+    assert not learner.logprobs(nothing, policy).any()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lr": 0.0}, {"vlm_lr": -1.0}, {"critic_lr": 0.0}, {"weight_decay": -0.1}]
+)
 def test_bad_optimizer_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         LearnerConfig(**bad)

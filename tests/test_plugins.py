@@ -22,7 +22,7 @@ def test_a_dotted_path_is_a_users_module():
     [
         ("algorithms", "lop", "did you mean 'loop'"),
         ("envs", "point_reech", "did you mean 'point_reach'"),
-        ("rewards", "zzz", "allowed: dense, progress, sparse"),
+        ("rewards", "zzz", "allowed: dense, overlong, progress, sparse, speed"),
         ("curricula", "frontiers", "did you mean 'frontier'"),
     ],
 )

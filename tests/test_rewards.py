@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import plugins
-from vla_rl.rewards import dense, progress, sparse
+from vla_rl.rewards import dense, overlong, progress, sparse, speed
 from vla_rl.types import with_reward
 
 
@@ -58,6 +58,49 @@ def test_dense_makes_early_success_worth_more_than_hovering(episodes):
     assert dense.reward(solved).sum() == pytest.approx(1.0)
     hovering = replace(solved, success=False)
     assert dense.reward(hovering).sum() == pytest.approx(0.3)
+
+
+def of_length(t, decisions, success):
+    """Decisions of three steps that were all executed; the horizon is 30."""
+    task = replace(t.spec.task, max_steps=30)
+    return replace(
+        t,
+        spec=replace(t.spec, task=task),
+        env_reward=np.zeros(decisions, np.float32),
+        executed=np.ones((decisions, 3), bool),
+        success=success,
+    )
+
+
+# steps 24 of 30 and fewer cost nothing, then up to 1
+@pytest.mark.parametrize(("decisions", "paid"), [(1, 0), (8, 0), (9, -0.5), (10, -1)])
+def test_overlong_punishes_slow_successes(episodes, decisions, paid):
+    found = overlong.reward(of_length(episodes[0], decisions, success=True))
+    assert found[-1] == pytest.approx(paid)
+    assert not found[:-1].any()
+
+
+def test_overlong_does_not_punish_failures(episodes):
+    assert not overlong.reward(of_length(episodes[0], 10, success=False)).any()
+
+
+def test_overlong_punishment_ends_at_the_limit():
+    assert overlong.overlong_penalty(100, limit=30, cache=6) == -1
+
+
+@pytest.mark.parametrize(("decisions", "paid"), [(1, 0.97), (5, 0.85), (10, 0.7)])
+def test_speed_pays_more_for_an_earlier_success(episodes, decisions, paid):
+    found = speed.reward(of_length(episodes[0], decisions, success=True))
+    assert found[-1] == pytest.approx(paid)
+    assert not found[:-1].any()
+    assert not speed.reward(of_length(episodes[0], decisions, success=False)).any()
+
+
+def test_an_episode_that_ends_inside_a_chunk_is_as_long_as_what_was_executed(episodes):
+    t = of_length(episodes[0], 9, success=True)
+    t.executed[-1, 1:] = False  # 25 steps instead of 27
+    assert overlong.reward(t)[-1] == pytest.approx(-1 / 6)
+    assert speed.reward(t)[-1] == pytest.approx(1 - 0.3 * 25 / 30)
 
 
 def test_rewards_add_up(episodes):

@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import WORLD, make_policy
 from vla_rl import sft
-from vla_rl.demos import ChunkDataset
+from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.simulation import SlotPool
@@ -76,7 +76,8 @@ def test_an_anchor_pulls_towards_the_demonstrations(data, trains):
     before = float(anchor(0).detach())
     nothing = torch.zeros((), requires_grad=True)
     for _ in range(50):
-        learner.step(nothing * 1)
+        learner.accumulate(nothing * 1)
+        learner.step()
     assert learner.steps == 50
     assert float(anchor(0).detach()) < before
 

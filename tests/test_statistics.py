@@ -140,7 +140,11 @@ def result(protocol: str = "custom:toys", **success: str) -> EvalResult:
         settings={"cameras": ["front"], "image_size": 64},
         renderer="egl",
         tasks={
-            task: TaskResult(tuple(range(len(outcomes))), tuple(o == "1" for o in outcomes), tuple(10 + i for i in range(len(outcomes))))
+            task: TaskResult(
+                seeds=tuple(range(len(outcomes))),
+                success=tuple(o == "1" for o in outcomes),
+                steps=tuple(10 + i for i in range(len(outcomes))),
+            )
             for task, outcomes in success.items()
         },
         buckets={"easy": ("push", "pull"), "hard": ("throw", "juggle"), "none": ("fly",)},
@@ -181,7 +185,7 @@ def test_other_json_is_refused(text: str) -> None:
 def test_a_result_needs_tasks_and_one_outcome_for_each_start() -> None:
     with pytest.raises(ValueError, match="at least one task"):
         result()
-    with pytest.raises(ValueError, match="1 outcomes for 2 seeds"):
+    with pytest.raises(ValueError, match="1 outcomes and 2 lengths for 2 seeds"):
         TaskResult((1, 2), (True,), (1, 1))
     with pytest.raises(ValueError, match="a seed twice"):
         TaskResult((1, 1), (True, False), (1, 1))

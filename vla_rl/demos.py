@@ -1,4 +1,4 @@
-"""Demonstrations on disk: a Minari dataset in a folder that the user names, and batches from it.
+"""Demonstrations on disk: a Minari dataset in a folder that the user names.
 
 Layout of the folder, which Minari's own reader opens as it is (``minari.MinariDataset(folder)``)::
 
@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import h5py
@@ -37,7 +37,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
 from vla_rl.sim import SimEnv
-from vla_rl.types import Bools, Demonstration, EpisodeSpec, Floats, Observation, Spaces, Task
+from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
 
 FORMAT = 1
 _MAIN = "main_data.hdf5"
@@ -344,113 +344,6 @@ class DemoSet:
         return (
             f"the demo set {self.path} is damaged: {why}. Restore the file from a copy, or record "
             "the demonstrations again in another folder"
-        )
-
-
-# ------------------------------------------------------------------------------ training batches
-
-
-def chunk_targets(
-    demonstrations: Sequence[Demonstration], chunk: int
-) -> tuple[NDArray[np.int64], Bools]:
-    """Which actions follow each recorded step.
-
-    Args:
-        demonstrations: Episodes whose steps are counted through, n in total.
-        chunk: H, the number of actions to look ahead.
-
-    Returns:
-        ``[n, H]`` rows into the concatenated actions (past the end of an episode its last row is
-        repeated) and ``[n, H]`` bool, false past the end.
-
-    Raises:
-        ValueError: If the chunk is not positive or there is no demonstration.
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-    if not demonstrations:
-        raise ValueError("there are no demonstrations to learn from")
-    lengths = np.array([len(d) for d in demonstrations])
-    end = np.repeat(np.cumsum(lengths), lengths)[:, None]
-    rows = np.arange(lengths.sum())[:, None] + np.arange(chunk)
-    return np.minimum(rows, end - 1), rows < end
-
-
-class ChunkBatch(NamedTuple):
-    """Rows of a :class:`ChunkDataset`.
-
-    Attributes:
-        obs: ``[B]`` observations.
-        instruction: B sentences.
-        actions: ``[B, H, A]`` float32.
-        mask: ``[B, H]`` bool, false past the end of the episode.
-        rows: ``[B]`` int, the rows drawn.
-    """
-
-    obs: Observation
-    instruction: tuple[str, ...]
-    actions: Floats
-    mask: Bools
-    rows: NDArray[np.int64]
-
-
-class ChunkDataset:
-    """Every recorded step with the chunk of actions that followed it, n rows.
-
-    Args:
-        demonstrations: Episodes of suites of equal shapes.
-        chunk: H, the number of actions to look ahead.
-
-    Attributes:
-        obs: ``[n]`` observations.
-        actions: ``[n, H, A]`` float32.
-        mask: ``[n, H]`` bool, false past the end of the episode.
-        instruction: ``[n]`` int, index into ``sentences``.
-        sentences: The unique instructions, in order of appearance.
-
-    Raises:
-        ValueError: As :func:`chunk_targets`.
-    """
-
-    def __init__(self, demonstrations: Sequence[Demonstration], chunk: int) -> None:
-        index, self.mask = chunk_targets(demonstrations, chunk)
-        said = [d.spec.task.instruction for d in demonstrations]
-        self.sentences = tuple(dict.fromkeys(said))
-        number = {sentence: i for i, sentence in enumerate(self.sentences)}
-        self.instruction: NDArray[np.int64] = np.repeat(
-            [number[sentence] for sentence in said], [len(d) for d in demonstrations]
-        )
-        self.obs = Observation.concatenate([d.obs for d in demonstrations])
-        self.actions: Floats = np.concatenate([d.actions for d in demonstrations])[index]
-        self._by_sentence = np.argsort(self.instruction, kind="stable")
-        self._counts = np.bincount(self.instruction)
-
-    def __len__(self) -> int:
-        return len(self.instruction)
-
-    def sample(self, rng: np.random.Generator, batch: int, balance_tasks: bool) -> ChunkBatch:
-        """Draw rows with replacement.
-
-        Args:
-            rng: Where the randomness comes from.
-            batch: B, the number of rows.
-            balance_tasks: Whether every instruction is equally likely, rather than every row.
-        """
-        rows = rng.integers(len(self), size=batch)
-        if balance_tasks:
-            sentence = rng.integers(len(self.sentences), size=batch)
-            start = np.cumsum(self._counts) - self._counts
-            rows = self._by_sentence[start[sentence] + rng.integers(self._counts[sentence])]
-        return self.take(rows)
-
-    def take(self, rows: NDArray[np.int64]) -> ChunkBatch:
-        """The named rows ``[B]``, for instance to pass over all of them once."""
-        return ChunkBatch(
-            obs=self.obs[rows],
-            instruction=tuple(self.sentences[i] for i in self.instruction[rows]),
-            actions=self.actions[rows],
-            mask=self.mask[rows],
-            rows=rows,
         )
 
 

@@ -18,11 +18,13 @@ from torch import Tensor
 from vla_rl import functional as F
 from vla_rl.learner import Learner, Rows
 from vla_rl.types import Group, RolloutBatch
+from vla_rl.update_log import UpdateLog
 
 KLPlacement = Literal["none", "reward", "loss"]
 
 WIDEST_EPISODE_CLIP = 0.1  # geometric means of many units stay within about 0.01 of 1
 NARROWEST_UNIT_CLIP = 0.01  # single units differ by more than that after one step
+CLIP_MEMORY = 0.7  # of a measured clip range, from batch to batch
 
 
 class Credit(NamedTuple):
@@ -60,8 +62,8 @@ class PolicyGradient:
     clip_ratio_c: float = 0.0
     """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none."""
     clip_quantile: float = 0.0
-    """Measure both clip ranges instead: in the first epoch on the first batch nothing is clipped;
-    this quantile of the distances of the ratios from 1 becomes the range. 0 for given ranges."""
+    """Measure both clip ranges instead: this quantile of the distances of the ratios from 1 in the
+    first pass over each batch, as a running mean. 0 for given ranges."""
     loss_agg_mode: F.Aggregation = "seq-mean-token-mean"
     """How unit losses are averaged. Anything but seq-mean-token-mean pushes probability down on
     balance where failures are longer than successes."""
@@ -238,7 +240,7 @@ class PolicyGradient:
             ValueError: If a KL is wanted and the learner has no reference policy.
         """
         task = _Task.prepare(self, learner, batch)
-        log = _Log(learner)
+        log = UpdateLog(learner.ranks, keep_distances=self.clip_quantile > 0)
         if not task.batch.valid.any():  # a filter may have left nothing
             return dict(task.log)
         together = self._whole_episodes or self.loss_type == "vespo"
@@ -250,7 +252,8 @@ class PolicyGradient:
                     loss = self._loss(learner, task, part, len(rows), (shift, factor), log)
                     learner.accumulate(loss)
                 log.stepped(learner.step())
-            self._measure_clip_range(learner, log)
+            if log.keep_distances:
+                self._measure_clip_range(learner, log)
             if self.target_kl > 0 and log.kl_of_epoch() > self.target_kl:
                 break
         learner.version += 1
@@ -263,7 +266,7 @@ class PolicyGradient:
         rows: Rows,
         step_rows: int,
         normal: tuple[float, float],
-        log: _Log,
+        log: UpdateLog,
     ) -> Tensor:
         """Loss of some rows of a minibatch of ``step_rows``; over all rows it adds up to its."""
         at = _at(rows)
@@ -293,7 +296,7 @@ class PolicyGradient:
         at: tuple[Tensor, Tensor],
         logprob: Tensor,
         normal: tuple[float, float],
-        log: _Log,
+        log: UpdateLog,
     ) -> Tensor:
         """``[R, U]`` loss of every unit."""
         level, mask, episode = self.importance_sampling_level, task.mask[at], at[0]
@@ -320,12 +323,16 @@ class PolicyGradient:
         log.ratios(log_ratio.detach().exp(), surrogate.clipped, mask)
         return loss
 
-    def _measure_clip_range(self, learner: Learner, log: _Log) -> None:
-        if self.clip_quantile and vars(self)["_measured"] is None:
-            distances = learner.ranks.everything(log.distances)
-            if distances:  # none yet if the first epoch was a single step
-                measured = float(np.quantile(np.concatenate(distances), self.clip_quantile))
-                object.__setattr__(self, "_measured", measured)
+    def _measure_clip_range(self, learner: Learner, log: UpdateLog) -> None:
+        distances = learner.ranks.everything(log.distances)
+        if not distances:  # that pass was a single step, before which all ratios are 1
+            return
+        log.keep_distances = False
+        measured = float(np.quantile(np.concatenate(distances), self.clip_quantile))
+        before = vars(self)["_measured"]
+        if before is not None:  # the first steps of an optimizer go far; later batches say more
+            measured = CLIP_MEMORY * before + (1 - CLIP_MEMORY) * measured
+        object.__setattr__(self, "_measured", measured)
 
     def _log_clip_range(self) -> dict[str, float]:
         measured = vars(self)["_measured"]
@@ -408,62 +415,3 @@ class _Task:
             correction=correction,
             log={**log, **credit.log},
         )
-
-
-class _Log:
-    """Sums over the units and steps of an update; a metric is the quotient of two of them."""
-
-    def __init__(self, learner: Learner) -> None:
-        self._ranks = learner.ranks
-        self._total: dict[str, list[float]] = {}
-        self._epoch_start: list[float] = [0.0, 0.0]
-        self._steps = 0
-        self._norms = 0.0
-        self.distances: list[np.ndarray] = []
-
-    def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
-        pair = self._total.setdefault(name, [0.0, 0.0])
-        pair[0] += float(value)
-        pair[1] += float(count)
-
-    def ratios(self, ratio: Tensor, clipped: Tensor, mask: Tensor) -> None:
-        units, inside = mask.sum(), ratio[mask]
-        self.add("actor/pg_clipfrac", clipped.sum(), units)
-        self.add("actor/ratio_mean", (inside - 1).sum(), units)
-        self.add("actor/ratio_std", (inside - 1).square().sum(), units)
-        if self._steps:  # before the first step every ratio is 1
-            self.distances.append((inside - 1).abs().numpy())
-
-    def action_kl(self, new: Tensor, old: Tensor, mask: Tensor, horizon: int) -> None:
-        """KL per low-level action, whatever the level of the ratio, so that limits compare."""
-        new, executed = F.at_level(new, mask, horizon, "action")
-        old, _ = F.at_level(old, mask, horizon, "action")
-        kl = F.divergence(old, new, executed, "k3")
-        self.add("actor/ppo_kl", kl.sum(), executed.sum())
-
-    def stepped(self, norm: float) -> None:
-        self._steps += 1
-        self._norms += norm
-
-    def new_epoch(self) -> None:
-        self._epoch_start = list(self._total.get("actor/ppo_kl", [0.0, 0.0]))
-
-    def kl_of_epoch(self) -> float:
-        kl, count = self._total.get("actor/ppo_kl", [0.0, 0.0])
-        since = [kl - self._epoch_start[0], count - self._epoch_start[1]]
-        total, units = self._ranks.total(torch.tensor(since, dtype=torch.float64)).tolist()
-        return float(total / max(units, 1))
-
-    def means(self) -> dict[str, float]:
-        whole: dict[str, list[float]] = {}
-        for of_rank in self._ranks.everything([self._total]):  # a rank without rows has no names
-            for name, (value, count) in of_rank.items():
-                pair = whole.setdefault(name, [0.0, 0.0])
-                pair[0] += value
-                pair[1] += count
-        out = {name: value / max(count, 1) for name, (value, count) in sorted(whole.items())}
-        if "actor/ratio_std" in out:  # so far the moments around 1, where they are most exact
-            variance = out["actor/ratio_std"] - out["actor/ratio_mean"] ** 2
-            out["actor/ratio_std"] = max(variance, 0.0) ** 0.5
-            out["actor/ratio_mean"] += 1
-        return {**out, "actor/grad_norm": self._norms / self._steps, "actor/updates": self._steps}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from vla_rl.demos import ChunkDataset
+from vla_rl.chunks import ChunkDataset
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
 from vla_rl.types import Array, Observation

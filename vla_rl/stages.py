@@ -19,9 +19,10 @@ import torch
 from rich.console import Console
 
 from vla_rl import checkpoint, plugins
+from vla_rl.chunks import ChunkDataset
 from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World, to_json, write_world
-from vla_rl.demos import ChunkDataset, DemoSet
+from vla_rl.demos import DemoSet
 from vla_rl.distributed import ALONE, Ranks
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
 from vla_rl.learner import Learner, LearnerConfig

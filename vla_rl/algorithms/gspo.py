@@ -24,5 +24,5 @@ class Algorithm(GroupRelative):
     importance_sampling_level: RatioLevel = "sequence"
     """One ratio per episode; `sequence_token` allows advantages that differ inside an episode."""
     clip_quantile: float = 0.85
-    """Both clip ranges are this quantile of the distances of the ratios from 1 in the first epoch
-    on the first batch, in which nothing is clipped; 0 for given ranges."""
+    """Both clip ranges are this quantile of the distances of the ratios from 1 in the first pass
+    over each batch, as a running mean; 0 for given ranges."""

@@ -41,9 +41,7 @@ def group_relative(
     if bool((size < 2).any()):
         raise ValueError("group-relative advantages need at least 2 episodes in every group")
     centred = returns - (_sum(returns, index) / size)[index]
-    lowest = _extreme(returns, index, "amin")
-    contrast = (_extreme(returns, index, "amax") - lowest)[index] > NO_CONTRAST
-    centred = torch.where(contrast, centred, torch.zeros_like(centred))
+    centred = torch.where(_contrast(returns, index), centred, torch.zeros_like(centred))
     if scale_rewards == "none":
         return centred
     if scale_rewards == "batch":
@@ -72,7 +70,8 @@ def leave_one_out(returns: Tensor, group: Tensor) -> Tensor:
     index, size = _groups(group, returns.dtype)
     if bool((size < 2).any()):
         raise ValueError("leave-one-out needs at least 2 episodes in every group")
-    return returns - (_sum(returns, index)[index] - returns) / (size[index] - 1)
+    others = (_sum(returns, index)[index] - returns) / (size[index] - 1)
+    return torch.where(_contrast(returns, index), returns - others, torch.zeros_like(returns))
 
 
 def length_weighted_baseline(returns: Tensor, lengths: Tensor, group: Tensor) -> Tensor:
@@ -203,6 +202,11 @@ def _sum(values: Tensor, index: Tensor) -> Tensor:
     return out.index_add_(0, index, values)
 
 
-def _extreme(values: Tensor, index: Tensor, which: str) -> Tensor:
-    out = torch.zeros(int(index.max()) + 1, dtype=values.dtype)
-    return out.scatter_reduce_(0, index, values, which, include_self=False)
+def _contrast(returns: Tensor, index: Tensor) -> Tensor:
+    """Whether the returns of each one's group differ; sums of equal floats leave crumbs."""
+
+    def extreme(which: str) -> Tensor:
+        out = torch.zeros(int(index.max()) + 1, dtype=returns.dtype)
+        return out.scatter_reduce_(0, index, returns, which, include_self=False)
+
+    return (extreme("amax") - extreme("amin"))[index] > NO_CONTRAST
