@@ -44,7 +44,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert "data:video/mp4" in page
     assert "--eval.protocol metaworld-official" in page
     assert "metaworld-vla" not in page  # it asks for another camera
-    assert json.loads((out / "config.json").read_text())["algorithm"] == "loop"
+    assert json.loads((out / "config.json").read_text())["algorithm"] == "dapo"
     shown = " ".join(capsys.readouterr().out.split())
     assert "summary.html" in shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -15,15 +15,17 @@ from vla_rl.envs.metaworld import Settings
 pytestmark = pytest.mark.sim
 
 TASKS = {task.id: task for task in metaworld.tasks()}
-each_task = pytest.mark.parametrize("task_id", TASKS)
+# With this scope all tests of a task run together, so few simulators (100 MB each) are alive.
+each_task = pytest.mark.parametrize("task_id", TASKS, scope="module")
+few = lru_cache(maxsize=6)
 
 
-@cache
+@few
 def made(task_id):
     return metaworld.make(TASKS[task_id], Settings())
 
 
-@cache
+@few
 def twin(task_id):
     return metaworld.make(TASKS[task_id], Settings(cameras=()))
 

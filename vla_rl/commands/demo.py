@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vla_rl import keepsakes, stages
-from vla_rl.algorithms.loop import Algorithm as Loop
+from vla_rl.algorithms.dapo import Algorithm as DAPO
 from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World
 from vla_rl.demos import DemoSet
@@ -45,9 +45,9 @@ class Command:
     """Settings of the network."""
     sft: SFTConfig = field(default_factory=SFTConfig)
     """Behaviour cloning."""
-    algorithm: str = "loop"
+    algorithm: str = "dapo"
     """Reinforcement-learning algorithm."""
-    algo: Any = field(default_factory=Loop)
+    algo: Any = field(default_factory=DAPO)
     """Settings of the algorithm."""
     anchor: AnchorConfig = field(default_factory=lambda: AnchorConfig(coef=10.0))
     """Holding on to the demonstrations during RL."""
