@@ -4,7 +4,7 @@ They share rollouts, policy, masks, optimizer, the anchor to the demonstrations 
 of starts; each has its own defaults for what its paper is about. Success is measured on starts that
 were never trained on.
 
-    python -m benchmarks.algorithms [--seeds 3] [--env-steps 240000] [--out runs/algorithms]
+    python -m benchmarks.algorithms [--seeds 3] [--env-steps 200000] [--out runs/algorithms]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORLD = (
 )
 DEMOS = ("2", "2", "10")
 CLONE_SEED = 1
-THRESHOLD = 0.7  # training success that counts as learnt
+THRESHOLD = 0.6  # training success that counts as learnt
 
 
 def one(folder: Path, start: Path, algorithm: str, seed: int, env_steps: int) -> EvalResult:
@@ -65,7 +65,7 @@ def main() -> None:
     """Train everything, and write the result and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
-    parser.add_argument("--env-steps", type=int, default=240_000, help="of every run")
+    parser.add_argument("--env-steps", type=int, default=200_000, help="of every run")
     parser.add_argument("--algorithms", nargs="+", default=plugins.names("algorithms"))
     parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
     given = parser.parse_args()

@@ -4,7 +4,7 @@ Both make six passes over every batch, with no KL, no early stop and no anchor t
 the usual and at three times the usual learning rate. Only the level of the ratio and its clip range
 differ.
 
-    python -m benchmarks.gspo [--seeds 3] [--env-steps 160000] [--out runs/gspo]
+    python -m benchmarks.gspo [--seeds 3] [--env-steps 120000] [--out runs/gspo]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
-    parser.add_argument("--env-steps", type=int, default=160_000, help="of every run")
+    parser.add_argument("--env-steps", type=int, default=120_000, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/gspo"))
     given = parser.parse_args()
     start = cloned(given.out, 1, WORLD, DEMOS)

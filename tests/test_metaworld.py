@@ -288,14 +288,15 @@ def test_views_come_in_the_order_asked_for():
     pair.close()
 
 
-def test_all_tasks_can_be_rendered_in_one_process():
-    frames = {}
-    for task_id in TASKS:
-        made(task_id).start(1)
-        frames[task_id] = made(task_id).observe().images
-    for task_id, frame in frames.items():
-        np.testing.assert_array_equal(made(task_id).observe().images, frame)
-    assert len({frame.tobytes() for frame in frames.values()}) == len(TASKS)
+def test_many_tasks_can_be_rendered_in_one_process():
+    envs = [metaworld.make(task, Settings()) for task in list(TASKS.values())[::5]]
+    for env in envs:
+        env.start(1)
+    frames = [env.observe().images for env in envs]
+    for env, frame in zip(envs, frames, strict=True):
+        np.testing.assert_array_equal(env.observe().images, frame)
+        env.close()
+    assert len({frame.tobytes() for frame in frames}) == len(envs)
 
 
 def test_no_cameras_means_no_images():
