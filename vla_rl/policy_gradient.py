@@ -62,8 +62,8 @@ class PolicyGradient:
     clip_ratio_c: float = 0.0
     """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none."""
     clip_quantile: float = 0.0
-    """Measure both clip ranges instead: this quantile of the distances of the ratios from 1 in the
-    first pass over each batch, as a running mean. 0 for given ranges."""
+    """Measure both clip ranges instead: this quantile of the distances of the ratios from 1 after
+    the first gradient step on each batch, as a running mean. 0 for given ranges."""
     loss_agg_mode: F.Aggregation = "seq-mean-token-mean"
     """How unit losses are averaged. Anything but seq-mean-token-mean pushes probability down on
     balance where failures are longer than successes."""
@@ -252,8 +252,8 @@ class PolicyGradient:
                     loss = self._loss(learner, task, part, len(rows), (shift, factor), log)
                     learner.accumulate(loss)
                 log.stepped(learner.step())
-            if log.keep_distances:
-                self._measure_clip_range(learner, log)
+                if log.keep_distances:
+                    self._measure_clip_range(learner, log)
             if self.target_kl > 0 and log.kl_of_epoch() > self.target_kl:
                 break
         learner.version += 1
@@ -325,12 +325,12 @@ class PolicyGradient:
 
     def _measure_clip_range(self, learner: Learner, log: UpdateLog) -> None:
         distances = learner.ranks.everything(log.distances)
-        if not distances:  # that pass was a single step, before which all ratios are 1
+        if not distances:  # before the first step all ratios are 1
             return
         log.keep_distances = False
         measured = float(np.quantile(np.concatenate(distances), self.clip_quantile))
         before = vars(self)["_measured"]
-        if before is not None:  # the first steps of an optimizer go far; later batches say more
+        if before is not None:
             measured = CLIP_MEMORY * before + (1 - CLIP_MEMORY) * measured
         object.__setattr__(self, "_measured", measured)
 
