@@ -5,8 +5,9 @@ same unit. It differs from GRPO only after the first gradient step on a batch.
 
 The paper's clip ranges (3e-4 below, 4e-4 above) belong to answers of thousands of tokens: the
 geometric mean of n ratios deviates from 1 like 1 / sqrt(n). For robots the range is measured, such
-that about 15 % of ratios lie beyond it after one step, the share that the paper saw clipped; `--algo.clip-quantile 0
---algo.clip-ratio-low 3e-4 --algo.clip-ratio-high 4e-4` brings the paper's back.
+that about 15 % of ratios lie beyond it after one step, the share that the paper saw clipped;
+`--algo.clip-quantile 0 --algo.clip-ratio-low 3e-4 --algo.clip-ratio-high 4e-4` brings the paper's
+back.
 """
 
 from __future__ import annotations
