@@ -35,7 +35,8 @@ def table(*rows: list[str]) -> str:
 def origin(result: dict[str, Any]) -> str:
     """Where a result was measured."""
     machine = result["machine"]
-    where = f"{machine['cores']} cores of an {machine['processor']}"
+    cores = machine["cores"]
+    where = f"{cores} core{'s' if cores > 1 else ''} of an {machine['processor']}"
     return f"Measured {result['date']} at `{result['git']}` on {where}, no GPU."
 
 
