@@ -790,87 +790,87 @@ SEQUENCE = {
 
 REFUSED = {
     "unit clip range at sequence level": (
-        PolicyGradient,
+        GroupRelative,
         {"importance_sampling_level": "sequence"},
         r"clip range 0\.2/0\.2 does not fit importance_sampling_level 'sequence'.*clip_quantile",
     ),
     "the same with single gradients": (
-        PolicyGradient,
+        GroupRelative,
         {"importance_sampling_level": "sequence_token"},
         "does not fit importance_sampling_level 'sequence_token'",
     ),
     "sequence clip range at unit level": (
-        PolicyGradient,
+        GroupRelative,
         {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4},
         r"clip range 0\.0003/0\.0004 does not fit importance_sampling_level 'token'",
     ),
-    "no clip range": (PolicyGradient, {"clip_ratio_low": 0.0}, "clip_ratio_low and .* positive"),
-    "no ratio below 0": (PolicyGradient, {"clip_ratio_low": 1.0}, "clip_ratio_low must be below 1"),
-    "dual clip below 1": (PolicyGradient, {"clip_ratio_c": 1.0}, "clip_ratio_c must be above 1"),
-    "negative dual clip": (PolicyGradient, {"clip_ratio_c": -3.0}, "clip_ratio_c must be above 1"),
-    "quantile of 1": (PolicyGradient, {"clip_quantile": 1.0}, "clip_quantile must be below 1"),
-    "negative quantile": (PolicyGradient, {"clip_quantile": -0.1}, "clip_quantile must not be neg"),
+    "no clip range": (GroupRelative, {"clip_ratio_low": 0.0}, "clip_ratio_low and .* positive"),
+    "no ratio below 0": (GroupRelative, {"clip_ratio_low": 1.0}, "clip_ratio_low must be below 1"),
+    "dual clip below 1": (GroupRelative, {"clip_ratio_c": 1.0}, "clip_ratio_c must be above 1"),
+    "negative dual clip": (GroupRelative, {"clip_ratio_c": -3.0}, "clip_ratio_c must be above 1"),
+    "quantile of 1": (GroupRelative, {"clip_quantile": 1.0}, "clip_quantile must be below 1"),
+    "negative quantile": (GroupRelative, {"clip_quantile": -0.1}, "clip_quantile must not be neg"),
     "length-weighted sequences": (
-        PolicyGradient,
+        GroupRelative,
         {**SEQUENCE, "loss_agg_mode": "token-mean"},
         r"'token-mean' does not fit one ratio per episode .*Use 'seq-mean-token-mean'",
     ),
     "sequences over a constant": (
-        PolicyGradient,
+        GroupRelative,
         {**SEQUENCE, "loss_agg_mode": "seq-mean-token-sum-norm"},
         "'seq-mean-token-sum-norm' does not fit one ratio per episode",
     ),
     "length-weighted products": (
-        PolicyGradient,
+        GroupRelative,
         {"importance_sampling_level": "trajectory", "loss_agg_mode": "token-mean"},
         "does not fit one ratio per episode .'trajectory'",
     ),
     "length-weighted gmpo": (
-        PolicyGradient,
+        GroupRelative,
         {"loss_type": "gmpo", "loss_agg_mode": "token-mean"},
         "does not fit one ratio per episode .*'gmpo'",
     ),
-    "a mean of means": (PolicyGradient, {**SEQUENCE, "loss_type": "gmpo"}, "'gmpo' averages over"),
+    "a mean of means": (GroupRelative, {**SEQUENCE, "loss_type": "gmpo"}, "'gmpo' averages over"),
     "vespo of sequences": (
-        PolicyGradient,
+        GroupRelative,
         {**SEQUENCE, "loss_type": "vespo"},
         "'vespo' averages over the episode itself.*not 'sequence'",
     ),
     "reuse without ratio": (
-        PolicyGradient,
+        GroupRelative,
         {"loss_type": "reinforce", "ppo_epochs": 2},
         "'reinforce' has no ratio.*ppo_epochs must be 1, got 2",
     ),
     "rloo with reuse": (rloo.Algorithm, {"ppo_epochs": 3}, "ppo_epochs must be 1, got 3"),
-    "kl without a place": (PolicyGradient, {"kl_coef": 0.1}, "kl_coef 0.1 and kl_placement 'none'"),
+    "kl without a place": (GroupRelative, {"kl_coef": 0.1}, "kl_coef 0.1 and kl_placement 'none'"),
     "a place without kl": (
-        PolicyGradient,
+        GroupRelative,
         {"kl_placement": "reward"},
         "kl_coef 0.0 and kl_placement 'reward' do not fit",
     ),
     "grpo without kl_coef only": (grpo.Algorithm, {"kl_coef": 0.0}, "kl_placement 'loss' do not"),
-    "negative kl": (PolicyGradient, {"kl_coef": -1.0}, "kl_coef must not be negative, got -1"),
+    "negative kl": (GroupRelative, {"kl_coef": -1.0}, "kl_coef must not be negative, got -1"),
     "weighted kl of sequences": (
-        PolicyGradient,
+        GroupRelative,
         {**SEQUENCE, "kl_unbiased": True},
         "kl_unbiased needs one ratio per unit, not 'sequence'",
     ),
     "negative entropy": (
-        PolicyGradient,
+        GroupRelative,
         {"entropy_coef": -1.0},
         "entropy_coef must not be negative",
     ),
-    "no pass": (PolicyGradient, {"ppo_epochs": 0}, "ppo_epochs 0 must be at least 1"),
-    "negative minibatch": (PolicyGradient, {"ppo_mini_batch_size": -1}, "ppo_mini_batch_size -1"),
-    "negative micro-batch": (PolicyGradient, {"ppo_micro_batch_size": -1}, "micro_batch_size -1"),
-    "negative target": (PolicyGradient, {"target_kl": -0.1}, "target_kl must not be negative"),
-    "negative scale": (PolicyGradient, {"loss_scale_factor": -1.0}, "loss_scale_factor must not"),
+    "no pass": (GroupRelative, {"ppo_epochs": 0}, "ppo_epochs 0 must be at least 1"),
+    "negative minibatch": (GroupRelative, {"ppo_mini_batch_size": -1}, "ppo_mini_batch_size -1"),
+    "negative micro-batch": (GroupRelative, {"ppo_micro_batch_size": -1}, "micro_batch_size -1"),
+    "negative target": (GroupRelative, {"target_kl": -0.1}, "target_kl must not be negative"),
+    "negative scale": (GroupRelative, {"loss_scale_factor": -1.0}, "loss_scale_factor must not"),
     "no correction": (
-        PolicyGradient,
+        GroupRelative,
         {"rollout_correction_max": 0.0},
         "rollout_correction_max must be positive, got 0",
     ),
-    "no rollouts": (PolicyGradient, {"group_size": 0}, "group_size must be at least 1, got 0"),
+    "no rollouts": (GroupRelative, {"group_size": 0}, "group_size must be at least 1, got 0"),
     "nothing to compare": (grpo.Algorithm, {"group_size": 1}, "at least 2, got 1"),
     "nobody left": (loop.Algorithm, {"group_size": 1}, "'rloo' compares rollouts .* at least 2"),
     "window reversed": (
@@ -919,11 +919,11 @@ def test_settings_that_cannot_work_are_refused(name):
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        (PolicyGradient, {"importance_sampling_level": "sequence", "clip_quantile": 0.85}),
-        (PolicyGradient, {**SEQUENCE, "loss_agg_mode": "seq-mean-token-sum"}),
-        (PolicyGradient, {"loss_type": "cispo", "clip_ratio_low": 10.0}),
-        (PolicyGradient, {"loss_type": "reinforce", "ppo_epochs": 1, "clip_ratio_low": 0.0}),
-        (PolicyGradient, {"loss_type": "vespo", "loss_agg_mode": "token-mean"}),
+        (GroupRelative, {"importance_sampling_level": "sequence", "clip_quantile": 0.85}),
+        (GroupRelative, {**SEQUENCE, "loss_agg_mode": "seq-mean-token-sum"}),
+        (GroupRelative, {"loss_type": "cispo", "clip_ratio_low": 10.0}),
+        (GroupRelative, {"loss_type": "reinforce", "ppo_epochs": 1, "clip_ratio_low": 0.0}),
+        (GroupRelative, {"loss_type": "vespo", "loss_agg_mode": "token-mean"}),
         (reinforce_pp.Algorithm, {"adv_estimator": "reinforce_plus_plus", "group_size": 1}),
         (grpo.Algorithm, WITHOUT_KL),
         (gfpo.Algorithm, {"group_size": 9}),
@@ -931,3 +931,32 @@ def test_settings_that_cannot_work_are_refused(name):
 )
 def test_unusual_settings_that_work_are_taken(kind, settings):
     assert kind(**settings)
+
+
+# ------------------------------------------------------------------------------- what is left out
+
+
+def test_an_algorithm_without_credit_cannot_be_made():
+    class Unfinished(PolicyGradient):
+        pass
+
+    with pytest.raises(TypeError, match="credit"):
+        Unfinished()
+
+
+def test_gfpo_refuses_an_estimator_that_it_would_ignore():
+    with pytest.raises(ValueError, match="'rloo'"):
+        gfpo.Algorithm(adv_estimator="rloo")
+
+
+def test_gfpo_scales_as_it_is_told():
+    learner = make_learner()
+    batch = RolloutBatch.pack(uneven_groups(learner, groups=24))
+    reward = torch.from_numpy(batch.reward)
+    settings = {"group_size": SIZE, "num_remains_in_group": 2, "retention": "full_group"}
+    plain = gfpo.Algorithm(**settings, scale_rewards="none").credit(batch, reward)
+    scaled = gfpo.Algorithm(**settings).credit(batch, reward)
+    centred = F.group_relative(reward.sum(1), torch.from_numpy(batch.group), "none")
+    kept = plain.advantage != 0
+    torch.testing.assert_close(plain.advantage[kept], centred[kept])
+    assert not torch.allclose(plain.advantage, scaled.advantage)

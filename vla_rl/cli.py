@@ -19,7 +19,7 @@ COMMANDS = {
     "sft": "clone a policy from demonstrations",
     "train": "improve a policy by reinforcement learning",
     "eval": "evaluate a policy on starts it was never trained on",
-    "compare": "compare two evaluations of the same protocol",
+    "compare": "compare two evaluations, or the learning curves of runs",
     "inspect": "show what is in a set of demonstrations, a policy or a run",
     "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
     "doctor": "check this machine and say what to do",

@@ -7,6 +7,7 @@ advantages. Ratio, surrogate, clip, aggregation, KL, minibatches and logging are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -44,7 +45,7 @@ class Credit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(ABC):
     """The shared options; every field is a setting of every algorithm of the family."""
 
     group_size: int = 8
@@ -60,7 +61,8 @@ class PolicyGradient:
     clip_ratio_high: float = 0.2
     """Clip range above a ratio of 1."""
     clip_ratio_c: float = 0.0
-    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none."""
+    """Dual clip of `ppo_clip`: largest ratio that counts for negative advantages, above 1; 0 for
+    none."""
     clip_quantile: float = 0.0
     """Measure both clip ranges instead: this quantile of the distances of the ratios from 1 after
     the first gradient step on each batch, as a running mean. 0 for given ranges."""
@@ -103,9 +105,9 @@ class PolicyGradient:
 
     # ------------------------------------------------------------------ what an algorithm changes
 
+    @abstractmethod
     def credit(self, batch: RolloutBatch, reward: Tensor) -> Credit:
         """Advantages from ``[N, T]`` rewards."""
-        raise NotImplementedError
 
     def keep(self, group: Group) -> bool:
         """Whether a group can teach something."""
@@ -116,8 +118,8 @@ class PolicyGradient:
         return 0.0, 1.0
 
     def value_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
-        """``[R]`` loss of the critic."""
-        raise NotImplementedError
+        """``[R]`` loss of the critic, if credit comes with targets for it."""
+        return F.clipped_value_loss(value, old_value, target, cliprange_value=0.0)
 
     def actor_waits(self, learner: Learner) -> bool:
         """Whether only the critic is trained for now."""
@@ -187,7 +189,7 @@ class PolicyGradient:
 
     def _check_level(self) -> None:
         level, mode = self.importance_sampling_level, self.loss_agg_mode
-        if self._whole_episodes and mode in ("token-mean", "seq-mean-token-sum-norm"):
+        if self._one_loss_per_episode and mode in ("token-mean", "seq-mean-token-sum-norm"):
             raise ValueError(
                 f"loss_agg_mode {mode!r} does not fit one ratio per episode ({level!r}, "
                 f"{self.loss_type!r}): it would weight every episode by its length. Use "
@@ -207,9 +209,13 @@ class PolicyGradient:
             raise ValueError(f"kl_unbiased needs one ratio per unit, not {level!r}")
 
     @property
-    def _whole_episodes(self) -> bool:
-        # Vespo's weight is an episode's but its gradient a unit's: any mean over units is right.
+    def _one_loss_per_episode(self) -> bool:
         return self.importance_sampling_level in F.EPISODE_LEVELS or self.loss_type == "gmpo"
+
+    @property
+    def _whole_episodes(self) -> bool:
+        """Whether a loss needs all decisions of an episode at once (VESPO's weight does)."""
+        return self._one_loss_per_episode or self.loss_type == "vespo"
 
     def state_dict(self) -> dict[str, object]:
         """The measured clip range."""
@@ -243,7 +249,7 @@ class PolicyGradient:
         log = UpdateLog(learner.ranks, keep_distances=self.clip_quantile > 0)
         if not task.batch.valid.any():  # a filter may have left nothing
             return dict(task.log)
-        together = self._whole_episodes or self.loss_type == "vespo"
+        together = self._whole_episodes
         for _ in range(self.ppo_epochs):
             log.new_epoch()
             for rows in learner.minibatches(task.batch, self.ppo_mini_batch_size, rng, together):
@@ -274,20 +280,21 @@ class PolicyGradient:
         # The weights add up to the whole batch; scaled so that a minibatch step has its size.
         scale = task.batch.valid.sum() / step_rows
         loss = torch.zeros(())
-        logprob = scores.logprob.cpu()
+        logprob, executed = scores.logprob.cpu(), task.raw_mask[at]
+        entropy = (scores.entropy.cpu() * executed).sum(-1) / executed.sum(-1)
         if not self.actor_waits(learner):
             loss = (
                 scale * (task.weight[at] * self._policy_loss(task, at, logprob, normal, log)).sum()
             )
             if self.entropy_coef > 0:
-                loss = loss - self.entropy_coef * scores.entropy.mean(-1).sum().cpu() / step_rows
+                loss = loss - self.entropy_coef * entropy.sum() / step_rows
         if task.target is not None:
             value = scores.value.cpu()
             errors = self.value_loss(value, task.old_value[at], task.target[at])
             loss = loss + errors.sum() / step_rows
             log.add("critic/vf_loss", errors.detach().sum(), len(rows))
-        log.add("actor/entropy", scores.entropy.detach().mean(-1).sum(), len(rows))
-        log.action_kl(logprob.detach(), task.raw_old[at], task.raw_mask[at], task.batch.horizon)
+        log.add("actor/entropy", entropy.detach().sum(), len(rows))
+        log.action_kl(logprob.detach(), task.raw_old[at], executed, task.batch.horizon)
         return loss
 
     def _policy_loss(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from vla_rl.config import World, to_json, write_world
 from vla_rl.demos import DemoSet
 from vla_rl.distributed import ALONE, Ranks
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
+from vla_rl.interruption import Interruption
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress
 from vla_rl.policy import PolicyBase, load_policy
@@ -371,34 +371,6 @@ def load_checkpoint(run_: Run, loop: Loop) -> None:
     run_.metrics.rewind(loop.iteration, prefix="train/")
     if loop.learner.ranks.is_main:
         print(f"resuming after iteration {loop.iteration} ({found.path})")
-
-
-class Interruption:
-    """Ctrl-C or SIGTERM asks for an end after the current iteration; a second one ends at once."""
-
-    def __init__(self, talks: bool = True) -> None:
-        self._talks = talks
-        self._wanted = False
-
-    def wanted(self) -> bool:
-        """Whether there was a signal."""
-        return self._wanted
-
-    def __enter__(self) -> Interruption:
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._pressed) for number in signals}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
-
-    def _pressed(self, number: int, frame: object) -> None:
-        if self._wanted:
-            raise KeyboardInterrupt
-        self._wanted = True
-        if self._talks:
-            print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
 
 
 def _progress_of(loop: Loop) -> Progress:

@@ -71,6 +71,11 @@ class Algorithm(GroupRelative):
         # State, not a setting: so not a field.
         object.__setattr__(self, "_seen", deque(maxlen=HISTORY))
         attributes.named(self.metric)
+        if self.adv_estimator != "grpo":
+            raise ValueError(
+                f"GFPO standardises over the members that are kept: adv_estimator must be 'grpo', "
+                f"got {self.adv_estimator!r}"
+            )
         sizes = self.adaptive_sizes if self.adaptive else (self.num_remains_in_group,)
         for size in sizes:
             if not 2 <= size < self.group_size:
@@ -87,13 +92,12 @@ class Algorithm(GroupRelative):
         attribute = attributes.named(self.metric)
         cost = np.array([attribute(t) for t in batch.episodes])
         kept, sizes = self._retain(batch, returns.numpy(), cost)
+        compared = np.ones_like(kept) if self.retention == "full_group" else kept
         advantage = torch.zeros_like(returns)
-        if self.retention == "full_group":
-            advantage = torch.where(
-                torch.from_numpy(kept), F.group_relative(returns, group, ddof=0), advantage
-            )
-        else:
-            advantage[kept] = F.group_relative(returns[kept], group[kept], ddof=0)
+        advantage[compared] = F.group_relative(
+            returns[compared], group[compared], self.scale_rewards, ddof=0
+        )
+        advantage[~kept] = 0
         dead = [not bool(advantage[batch.group == g].any()) for g in np.unique(batch.group)]
         used = kept & ~np.array(dead)[batch.group]
         log = {
