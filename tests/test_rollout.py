@@ -175,6 +175,20 @@ def test_an_exception_in_a_worker_reaches_the_user(reference, placement, tmp_pat
         collector.collect(policy, specs_of(fragile_reach), keys, PlaySettings())
 
 
+def test_signals_that_end_a_job_are_left_to_the_parent(reference):
+    policy, specs, keys, played = reference
+    with Collector("point_reach", point_reach.Settings(), RolloutConfig(workers=2), "cpu") as c:
+        family = [psutil.Process(pid) for pid in c.pids]
+        for process in {*family, *(p.parent() for p in family)}:  # the workers and the fork server
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+        assert_same(c.collect(policy, specs, keys, PlaySettings()).trajectories, played)
+        c._crew.replace(0)  # which asks the fork server
+        assert_same(c.collect(policy, specs, keys, PlaySettings()).trajectories, played)
+        assert c.lost == 1
+    assert not any(process.is_running() for process in family)
+
+
 def test_no_orphans_when_the_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

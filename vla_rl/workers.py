@@ -12,8 +12,10 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.shared_memory import SharedMemory
@@ -168,9 +170,27 @@ class SharedObservations:
             self._segment.unlink()
 
 
+# Ctrl-C, torchrun and batch systems signal every process of a job, but the answer is the parent's:
+# it finishes the iteration, for which it needs its workers.
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here does not see the signals that end a job, until it unblocks them."""
+    resource_tracker.ensure_running()  # it would unblock them if it were started inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, factory: WorkerFactory) -> None:
     """Main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    for number in _ENDING:  # a handler and not SIG_IGN, which programs started here would inherit
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
         worker = factory(lambda payload: send(connection, ("beat", payload)))
         while True:
@@ -341,7 +361,8 @@ class Crew:
     def _hire(self) -> _Member:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._factory), daemon=True)
-        process.start()
+        with _deaf():  # the fork server starts with its first process
+            process.start()
         theirs.close()
         return _Member(process, ours, time.monotonic())
 
