@@ -30,6 +30,7 @@ def episode() -> Trajectory:
         env_reward=np.zeros(2, np.float32),
         reward=np.zeros(2, np.float32),
         progress=np.zeros(3, np.float32),
+        completed=np.zeros(3, np.int64),
         final_value=0.0,
         success=True,
         truncated=False,

@@ -109,6 +109,7 @@ class _Recorder:
     chunks: list[ActionChunk] = field(default_factory=list)
     executed: list[Bools] = field(default_factory=list)
     reward: list[float] = field(default_factory=list)
+    completed: list[int] = field(default_factory=lambda: [0])
 
     def decided(self, obs: Observation, chunk: ActionChunk) -> None:
         replaced = chunk.features.size > 0 and not self.settings.keep_images
@@ -119,6 +120,7 @@ class _Recorder:
         self.reward.append(float(result.reward))
         self.executed.append(result.executed)
         self.progress.append(float(result.progress))
+        self.completed.append(int(result.completed))
 
     def finish(self, result: StepResult, final_value: float) -> Trajectory:
         reward = np.array(self.reward, np.float32)
@@ -130,6 +132,7 @@ class _Recorder:
             env_reward=reward,
             reward=reward.copy(),
             progress=np.array(self.progress, np.float32),
+            completed=np.array(self.completed, np.int64),
             final_value=final_value,
             success=bool(result.success),
             truncated=bool(result.truncated),

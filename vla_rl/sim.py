@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
         truncated: The clock ended it.
         success: Whether the task is solved now.
         progress: In [0, 1], 1 when solved.
+        completed: Bit i is set once subgoal i of the task has been completed in this episode.
     """
 
     reward: float
@@ -33,6 +34,7 @@ class Outcome(NamedTuple):
     truncated: bool
     success: bool
     progress: float
+    completed: int = 0
 
 
 class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
@@ -66,6 +68,11 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     @abstractmethod
     def restore(self, snapshot: object) -> None:
         """Return to a snapshot of this environment or of another one of the same task."""
+
+    @property
+    def privileged(self) -> NDArray[np.float64]:
+        """``[P]`` numbers on the true state, for experts that see more than the policy does."""
+        return self.observe().state.astype(np.float64)
 
     @staticmethod
     def observation_space_for(spaces: Spaces) -> gymnasium.spaces.Dict:

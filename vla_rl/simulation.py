@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_rl import plugins
 from vla_rl.sim import Outcome, SimEnv
@@ -38,6 +39,7 @@ class StepResult(Arrays):
         executed: ``[B, H]`` bool.
         progress: ``[B]`` in [0, 1].
         success: ``[B]`` bool.
+        completed: ``[B]`` int64, bit i is set once subgoal i has been completed.
         truncated: ``[B]`` bool.
         done: ``[B]`` bool, terminated or truncated.
     """
@@ -47,6 +49,7 @@ class StepResult(Arrays):
     executed: Bools
     progress: Floats
     success: Bools
+    completed: NDArray[np.int64]
     truncated: Bools
     done: Bools
 
@@ -63,6 +66,7 @@ class StepResult(Arrays):
             executed=np.zeros((count, horizon), bool),
             progress=np.zeros(count, np.float32),
             success=np.zeros(count, bool),
+            completed=np.zeros(count, np.int64),
             truncated=np.zeros(count, bool),
             done=np.zeros(count, bool),
         )
@@ -164,6 +168,7 @@ class SlotPool:
                 break
         out.progress[index] = outcome.progress
         out.success[index] = outcome.success
+        out.completed[index] = outcome.completed
         out.truncated[index] = outcome.truncated
         out.done[index] = outcome.terminated or outcome.truncated
         if not out.done[index]:

@@ -34,12 +34,15 @@ class Task:
         id: Name of the task inside its suite, for instance ``"drawer-open-v3"``.
         instruction: The sentence that the policy is given. Unique within a suite.
         max_steps: Horizon in environment steps; an episode that reaches it is *truncated*.
+        subgoals: Names of the parts of a sequence, all of which must be done; empty for a task that
+            is done or not.
     """
 
     suite: str
     id: str
     instruction: str
     max_steps: int
+    subgoals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class Trajectory:
         env_reward: ``[T]`` float32, the environment's own (dense) reward summed over the chunk.
         reward: ``[T]`` float32, what algorithms learn from; made by reward models.
         progress: ``[T + 1]`` float32 in [0, 1], at every decision and at the end.
+        completed: ``[T + 1]`` int64, bit i is set once subgoal i of the task has been completed.
         final_value: Critic value of the last observation; 0 if the episode terminated.
         success: Whether the task was solved at any step.
         truncated: Whether the time limit ended it (never merged with termination).
@@ -166,6 +170,7 @@ class Trajectory:
     env_reward: Floats
     reward: Floats
     progress: Floats
+    completed: NDArray[np.int64]
     final_value: float
     success: bool
     truncated: bool
@@ -180,6 +185,18 @@ class Trajectory:
     def steps(self) -> int:
         """Number of environment steps that were executed."""
         return int(self.executed.sum())
+
+    @property
+    def subgoals_done(self) -> tuple[str, ...]:
+        """The subgoals of the task that were completed, in the task's order."""
+        bits = int(self.completed[-1])
+        return tuple(name for i, name in enumerate(self.spec.task.subgoals) if bits >> i & 1)
+
+    @property
+    def share_done(self) -> float:
+        """Completed share of the task's subgoals; success as 0 or 1 for a task without any."""
+        parts = len(self.spec.task.subgoals)
+        return len(self.subgoals_done) / parts if parts else float(self.success)
 
     @property
     def total_reward(self) -> float:

@@ -96,8 +96,8 @@ class SimulationWorker:
         result = self.pool.execute(slots, actions)
         self._shared.write(rows, result.obs)
         seconds, self.pool.timing.seconds = self.pool.timing.seconds, {}
-        light = (result.reward, result.executed, result.progress)
-        return (*light, result.success, result.truncated, result.done), seconds
+        light = (result.reward, result.executed, result.progress, result.success)
+        return (*light, result.completed, result.truncated, result.done), seconds
 
 
 class WorkerFactory(Protocol):
