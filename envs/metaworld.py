@@ -23,7 +23,7 @@ from vla_rl.envs import _metaworld_tasks as table
 from vla_rl.envs._render import FrameRenderer, View, check_image, choose_gl
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import Check, EvalProtocol, Expert, Floats, Observation, Spaces, Task
+from vla_rl.types import Check, EvalProtocol, Expert, Floats, Observation, Spaces, Task, Trajectory
 
 if TYPE_CHECKING:
     from vla_rl.envs._metaworld_fast import FastSawyer
@@ -164,6 +164,20 @@ def expert(task: Task) -> Expert:
         return cast(Floats, np.clip(wanted, -1.0, 1.0).astype(np.float32))
 
     return act
+
+
+def dense_reward(trajectory: Trajectory) -> Floats:
+    """``[T]`` float32: reward over (10 x horizon), paid on as if solved to the end.
+
+    Meta-World's reward (version 2) is 10 per step when solved. An episode ends at success; without
+    the last term, hovering next to the goal until the time limit would earn more than reaching it.
+    """
+    horizon = trajectory.spec.task.max_steps
+    out = trajectory.env_reward / (10.0 * horizon)
+    if trajectory.success:
+        out = out.copy()
+        out[-1] += (horizon - trajectory.steps) / horizon
+    return out.astype(np.float32)
 
 
 class Snapshot(NamedTuple):

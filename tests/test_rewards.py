@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import plugins
-from vla_rl.rewards import dense, overlong, progress, sparse, speed
+from vla_rl.rewards import dense, overlong, progress, sparse, speed, subgoals
 from vla_rl.types import with_reward
 
 
@@ -46,7 +46,7 @@ def test_progress_telescopes(episodes):
 
 def test_dense_makes_early_success_worth_more_than_hovering(episodes):
     t = episodes[0]
-    task = replace(t.spec.task, max_steps=20)
+    task = replace(t.spec.task, suite="metaworld", max_steps=20)
     # two decisions of three steps, 10 per step, solved after 6 of 20 steps: (60 + 140) / 200
     solved = replace(
         t,
@@ -58,6 +58,27 @@ def test_dense_makes_early_success_worth_more_than_hovering(episodes):
     assert dense.reward(solved).sum() == pytest.approx(1.0)
     hovering = replace(solved, success=False)
     assert dense.reward(hovering).sum() == pytest.approx(0.3)
+
+
+def test_dense_is_the_bare_reward_of_a_suite_that_does_not_scale_it(episodes):
+    for t in episodes:
+        np.testing.assert_array_equal(dense.reward(t), t.env_reward)
+
+
+def test_subgoals_pay_each_part_when_it_is_done(episodes):
+    t = of_length(episodes[0], 4, success=False)
+    task = replace(t.spec.task, subgoals=("kettle", "microwave", "light", "cabinet"))
+    bits = np.array([0, 0b0100, 0b0100, 0b0111, 0b0111], np.int64)  # one, none, two at once, none
+    sequence = replace(t, spec=replace(t.spec, task=task), completed=bits)
+    np.testing.assert_allclose(subgoals.reward(sequence), [0.25, 0, 0.5, 0])
+    assert sequence.subgoals_done == ("kettle", "microwave", "light")
+    assert sequence.share_done == 0.75
+
+
+def test_subgoals_is_sparse_for_a_task_without_parts(episodes):
+    for t in episodes:
+        np.testing.assert_array_equal(subgoals.reward(t), sparse.reward(t))
+        assert t.share_done == float(t.success)
 
 
 def of_length(t, decisions, success):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from vla_rl.statistics import (
     EvalResult,
     TaskResult,
     compare,
+    comparison_rows,
     mean_interval,
     mean_over_tasks,
     mean_paired_difference,
@@ -174,6 +176,55 @@ def test_means() -> None:
     assert made.tasks["pull"].solved_steps is None
     assert made.solved_steps is None
     assert {name: e.value for name, e in made.bucket_means().items()} == {"easy": 0.25, "hard": 1.0}
+
+
+def sequence(*completed: str) -> TaskResult:
+    """A result of three parts from strings of their first letters, one for each episode."""
+    names = {"k": "kettle", "m": "microwave", "l": "light"}
+    return TaskResult(
+        seeds=tuple(range(len(completed))),
+        success=tuple(len(parts) == 3 for parts in completed),
+        steps=(50,) * len(completed),
+        subgoals=tuple(names.values()),
+        completed=tuple(tuple(names[part] for part in parts) for parts in completed),
+    )
+
+
+def test_a_sequence_is_told_by_its_parts() -> None:
+    told = sequence("k", "kml", "", "kl")
+    assert told.shares == pytest.approx((1 / 3, 1, 0, 2 / 3))
+    assert told.share == pytest.approx((0.5, *wilson(2, 4)))
+    assert {name: sum(values) / 4 for name, values in told.measures().items()} == {
+        "share of 3 completed": 0.5,
+        "at least 1 of 3": 0.75,
+        "at least 2 of 3": 0.5,
+        "all 3": 0.25,
+        "kettle": 0.75,
+        "microwave": 0.25,
+        "light": 0.5,
+    }
+
+
+def test_an_evaluation_of_a_sequence_survives_json_and_is_compared_by_shares() -> None:
+    before = replace(result(push="0110"), tasks={"both": sequence("k", "kml", "", "kl")})
+    after = replace(before, tasks={"both": sequence("kl", "kml", "k", "kml")})
+    assert before.has_sequences
+    assert not result(push="0110").has_sequences
+    assert EvalResult.from_json(before.to_json()) == before
+    assert json.loads(before.to_json())["tasks"]["both"]["measures"]["all 3"][0] == 0.25
+    assert before.mean.value == pytest.approx(0.5)
+    change = compare(before, after)
+    assert change.tasks["both"].difference == pytest.approx(0.25)
+    assert change.tasks["both"].p_value == pytest.approx(0.25)  # three of three became better
+    rows = comparison_rows("both", before.tasks["both"], after.tasks["both"])
+    assert [row.name for row in rows][:2] == ["both: share of 3 completed", "both: at least 1 of 3"]
+    assert [row.kind for row in rows] == ["task", *["part"] * 6]
+    assert rows[3].change.difference == pytest.approx(0.25)  # all three: one of four, then two
+
+
+def test_a_sequence_needs_what_each_episode_completed() -> None:
+    with pytest.raises(ValueError, match="of all 2 episodes, got 1"):
+        replace(sequence("k", "km"), completed=(("kettle",),))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": {}}', '{"tasks": {"a": {}}}'])

@@ -62,11 +62,11 @@ class Rollout(NamedTuple):
     seconds: dict[str, float]
 
 
-OnEpisode = Callable[[str, bool], None]
-"""Called with task id and success of every finished episode."""
+OnEpisode = Callable[[str, float], None]
+"""Called with task id and completed share (success as 0 or 1) of every finished episode."""
 
 
-def _quiet(task: str, success: bool) -> None:
+def _quiet(task: str, share: float) -> None:
     """Nobody watches."""
 
 
@@ -238,7 +238,7 @@ class Collector:
                     keys,
                     settings,
                     timing,
-                    on_finished=lambda t: on_episode(t.spec.task.id, t.success),
+                    on_finished=lambda t: on_episode(t.spec.task.id, t.share_done),
                 )
                 return played, {**timing.seconds, **_unhidden(simulation.timing)}
             except WorkerLost:

@@ -91,7 +91,8 @@ def evaluate(
         policy: What is evaluated.
         world: Where.
         config: Which starts and horizon.
-        on_episode: Called with task id and success of every episode.
+        on_episode: Called with task id and completed share (success for a single task) of every
+            episode.
         renderer: What drew the images, for the record.
 
     Returns:
@@ -117,6 +118,8 @@ def _result(
             seeds=tuple(t.spec.seed for t in episodes),
             success=tuple(t.success for t in episodes),
             steps=tuple(t.steps for t in episodes),
+            subgoals=episodes[0].spec.task.subgoals,
+            completed=tuple(t.subgoals_done for t in episodes),
         )
         for task, episodes in by_task.items()
     }

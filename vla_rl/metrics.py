@@ -25,6 +25,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 _RESERVED = ("step", "time")
+# How well the episodes of an iteration went: success, or the completed share of sequences.
+_OUTCOMES = ("train/success", "train/completed")
 
 Value = float | int | bool | str | None | np.generic
 Row = dict[str, Any]
@@ -46,6 +48,21 @@ def read_metrics(path: Path) -> list[Row]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is damaged: {error}") from error
     return rows
+
+
+def outcome(row: Mapping[str, Any]) -> float | None:
+    """Success over all episodes of an iteration, or completed share if any task is a sequence."""
+    return next((row[name] for name in _OUTCOMES if row.get(name) is not None), None)
+
+
+def outcomes_by_task(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """Success of each task of an iteration, the completed share of each that is a sequence."""
+    return {
+        name.removeprefix(f"{kind}/"): row[name]
+        for kind in _OUTCOMES
+        for name in row
+        if name.startswith(f"{kind}/")
+    }
 
 
 class MetricsWriter:

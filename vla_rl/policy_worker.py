@@ -125,7 +125,7 @@ class PolicyWorker(SimulationWorker):
             keys,
             settings,
             timing,
-            on_finished=lambda t: self.beat((t.spec.task.id, t.success)),
+            on_finished=lambda t: self.beat((t.spec.task.id, t.share_done)),
             on_round=lambda: self.beat(None),
         )
         return trajectories, timing.seconds

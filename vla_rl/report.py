@@ -21,7 +21,15 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vla_rl.statistics import Comparison, Estimate, EvalResult, PairedDifference, compare
+from vla_rl.metrics import outcome, outcomes_by_task
+from vla_rl.statistics import (
+    Comparison,
+    Estimate,
+    EvalResult,
+    PairedDifference,
+    compare,
+    comparison_rows,
+)
 
 # Okabe and Ito's palette, which people with every kind of colour vision can tell apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -45,8 +53,8 @@ def learning_curve(
     With more tasks than colours, single tasks are grey and only their mean stands out.
 
     Args:
-        rows: Of ``metrics.jsonl``; used are ``train/env_steps``, ``train/success``,
-            ``train/success/<task>`` (missing where a task was not played) and ``time/total``
+        rows: Of ``metrics.jsonl``; used are ``train/env_steps``, success or completed share of the
+            iteration and of each task (missing where a task was not played) and ``time/total``
             (seconds of the iteration). Rows of other stages are passed over.
         before: Evaluation of the policy that training began with, if there was one.
         after: Evaluation of the policy that training ended with, if there was one.
@@ -62,7 +70,7 @@ def learning_curve(
     _draw_training(middle, rows, tasks)
     left.set_ylim(-0.03, 1.05)
     left.yaxis.set_major_formatter(PercentFormatter(1.0))
-    left.set_ylabel("success", color=_INK)
+    left.set_ylabel(_measure(before, after), color=_INK)
     handles, labels = middle.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -80,9 +88,13 @@ def learning_curve(
 def _tasks(rows: Sequence[Mapping[str, Any]], *results: EvalResult | None) -> list[str]:
     """Every task that was trained or evaluated, in the order of the evaluation."""
     evaluated = chain.from_iterable(result.tasks for result in results if result is not None)
-    prefix = "train/success/"
-    trained = (name.removeprefix(prefix) for row in rows for name in row if name.startswith(prefix))
+    trained = (task for row in rows for task in outcomes_by_task(row))
     return list(dict.fromkeys([*evaluated, *trained]))
+
+
+def _measure(*results: EvalResult | None) -> str:
+    sequences = [result for result in results if result is not None and result.has_sequences]
+    return "completed share" if sequences else "success"
 
 
 def _colour(task: int, tasks: int) -> str:
@@ -96,17 +108,24 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Sequenc
     few = len(tasks) <= len(PALETTE)
     for i, task in enumerate(tasks):
         style = {"color": _colour(i, len(tasks)), "lw": 2.0 if few else 0.8}
-        _draw_line(axes, rows, f"train/success/{task}", task if few else "", **style)
+        values = [outcomes_by_task(row).get(task) for row in rows]
+        _draw_line(axes, rows, values, task if few else "", **style)
     if len(tasks) > 1:
         style = {"color": _MEAN, "lw": 2.6 if not few else 1.6, "ls": "-" if not few else "--"}
-        _draw_line(axes, rows, "train/success", f"all {len(tasks)} tasks", **style)
+        means = [outcome(row) for row in rows]
+        _draw_line(axes, rows, means, f"all {len(tasks)} tasks", **style)
     _add_minutes(axes, rows)
 
 
 def _draw_line(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, label: str, **style: Any
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    values: Sequence[float | None],
+    label: str,
+    **style: Any,
 ) -> None:
-    points = [(row["train/env_steps"], row[name]) for row in rows if row.get(name) is not None]
+    at = [row["train/env_steps"] for row in rows]
+    points = [(x, y) for x, y in zip(at, values, strict=True) if y is not None]
     if not points:
         return
     steps, success = np.array(points, float).T
@@ -158,7 +177,7 @@ def _draw_evaluation(
     few = len(tasks) <= len(PALETTE)
     for i, task in enumerate(tasks):
         if task in result.tasks and few:
-            _draw_estimate(axes, i, result.tasks[task].rate, PALETTE[i], _MARKERS[i])
+            _draw_estimate(axes, i, result.tasks[task].share, PALETTE[i], _MARKERS[i])
     at = len(tasks) if few else 0
     if len(tasks) > 1:
         _draw_estimate(axes, at, result.mean, _MEAN, "_")
@@ -351,16 +370,18 @@ def _headline(summary: Summary, change: Comparison) -> str:
     tasks = len(summary.before.tasks)
     of = "the task" if tasks == 1 else f"{tasks} tasks"
     return (
-        f'<p class="headline"><b>{_percent(was.value)} → {_percent(now.value)}</b> mean success on '
-        f"{of}: {_points(change.mean)} on the same starts ({_p_value(change.mean)})</p>"
+        f'<p class="headline"><b>{_percent(was.value)} → {_percent(now.value)}</b> mean '
+        f"{_measure(summary.before)} on {of}: {_points(change.mean)} on the same starts "
+        f"({_p_value(change.mean)})</p>"
     )
 
 
 def _results_table(summary: Summary, change: Comparison) -> str:
     before, after = summary.before, summary.after
     lines = [
-        _row(task, before.tasks[task].rate, after.tasks[task].rate, change.tasks[task])
+        _row(row.name, row.before, row.after, row.change, row.kind)
         for task in before.tasks
+        for row in comparison_rows(task, before.tasks[task], after.tasks[task])
     ]
     if len(change.buckets) > 1:
         was, now = before.bucket_means(), after.bucket_means()
@@ -370,7 +391,7 @@ def _results_table(summary: Summary, change: Comparison) -> str:
     episodes = sorted({task.episodes for task in before.tasks.values()})
     note = (
         f"{' or '.join(map(str, episodes))} starts for each task, each played once; 95 % intervals "
-        "(Wilson; Newcombe for the paired change; exact McNemar test). Protocol "
+        "(Wilson; Newcombe for the paired change; exact sign test). Protocol "
         f"<code>{_text(before.protocol_id)}</code>, drawn by {_text(before.renderer or 'unknown')}."
     )
     head = "<tr><th>task<th>before<th>after<th>change<th>test</tr>"
@@ -464,7 +485,7 @@ figure { margin: 1em 0 } img, video { max-width: 100% }
 table { border-collapse: collapse; width: 100% }
 th { text-align: left; font-weight: 500; color: #6e7781 }
 td, th { padding: .3em .8em .3em 0; border-bottom: 1px solid #e6e8eb }
-tr.mean td { font-weight: 600; border-bottom: 0 } tr.bucket td { color: #6e7781 }
+tr.mean td { font-weight: 600; border-bottom: 0 } tr.bucket td, tr.part td { color: #6e7781 }
 small, .note { color: #6e7781; font-weight: 400 } .note { font-size: .87em }
 td.better { color: #007a59 } td.worse { color: #b34700 }
 code, pre { font: 13px ui-monospace, monospace; background: #f6f8fa; border-radius: 4px }

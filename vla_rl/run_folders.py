@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.metrics import FILE, read_metrics
+from vla_rl.metrics import FILE, outcomes_by_task, read_metrics
 from vla_rl.statistics import EvalResult
 
 Numbers = NDArray[np.float64]
@@ -25,7 +25,7 @@ ALL = "all"  # a world's word for every task of its suite
 _NOT_SETTINGS = {"seed", "out", "resume", "algorithm", "world.suite", "world.tasks"}
 _NOT_SETTINGS |= {"world.max_steps"}  # like suite and tasks: may not differ at all
 _INPUTS = ("policy", "demos")  # paths: each seed may well have its own
-_SUCCESS, _TIME = "train/success/", "time/"
+_TIME = "time/"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Run:
         settings: All others by dotted name, as in ``config.json``.
         inputs: Paths that training started from (``policy``, ``demos``), where it was given any.
         env_steps: ``[iterations]``, environment steps taken so far after each iteration.
-        success: By task id ``[iterations]`` in [0, 1], NaN where the task was not played.
+        success: By task id ``[iterations]`` in [0, 1], NaN where the task was not played; of a
+            sequence, the completed share.
         seconds: Wall time of all iterations by part; ``total`` is one of them.
         evaluation: On held-out starts after training, if there was one.
     """
@@ -75,7 +76,8 @@ def read_run(folder: Path) -> Run:
         raise ValueError(
             f"{folder / FILE} holds no iteration of training; go on with {again}, or leave it out"
         )
-    tasks = sorted({n.removeprefix(_SUCCESS) for r in rows for n in r if n.startswith(_SUCCESS)})
+    outcomes = [outcomes_by_task(row) for row in rows]
+    tasks = sorted({task for by_task in outcomes for task in by_task})
     parts = dict.fromkeys(n.removeprefix(_TIME) for r in rows for n in r if n.startswith(_TIME))
     inputs = {name: config[name] for name in _INPUTS if isinstance(config.get(name), str)}
     flat = dict(_flatten(config))
@@ -89,7 +91,7 @@ def read_run(folder: Path) -> Run:
         settings={name: value for name, value in flat.items() if name not in skipped},
         inputs=inputs,
         env_steps=_column(rows, "train/env_steps"),
-        success={task: _column(rows, _SUCCESS + task) for task in tasks},
+        success={task: _column(outcomes, task) for task in tasks},
         seconds={part: float(np.nansum(_column(rows, _TIME + part))) for part in parts},
         evaluation=_read_evaluation(folder / "eval_after.json"),
     )

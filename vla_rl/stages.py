@@ -26,7 +26,7 @@ from vla_rl.distributed import ALONE, Ranks
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
 from vla_rl.interruption import Interruption
 from vla_rl.learner import Learner, LearnerConfig
-from vla_rl.metrics import MetricsWriter, NoMetrics, Progress
+from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.sft import AnchorConfig, DemoAnchor, SFTConfig, train_sft
 from vla_rl.statistics import EvalResult
@@ -253,23 +253,23 @@ def clone_stage(
 
 
 class Tally:
-    """Running success by task, for the progress line."""
+    """Running success by task (completed share of a sequence), for the progress line."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._outcomes: dict[str, list[bool]] = defaultdict(list)
+        self._outcomes: dict[str, list[float]] = defaultdict(list)
 
-    def __call__(self, task: str, success: bool) -> None:
+    def __call__(self, task: str, share: float) -> None:
         """Count one episode."""
-        self._outcomes[task].append(success)
+        self._outcomes[task].append(share)
         self._progress.advance(self.text)
 
     @property
     def text(self) -> str:
-        """Success so far by task, or over all if there are many."""
+        """What was done so far by task, or over all if there are many."""
         if len(self._outcomes) > 4:
             every = [s for outcomes in self._outcomes.values() for s in outcomes]
-            return f"success {sum(every) / len(every):.2f}"
+            return f"done {sum(every) / len(every):.2f}"
         return "  ".join(f"{t} {sum(o) / len(o):.2f}" for t, o in sorted(self._outcomes.items()))
 
 
@@ -392,8 +392,7 @@ def _extent(loop: Loop) -> tuple[int, int]:
 
 
 def _describe(metrics: dict[str, float]) -> str:
-    prefix = "train/success/"
-    tasks = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+    tasks = outcomes_by_task(metrics)
     if len(tasks) <= 4:
         return "  ".join(f"{task} {rate:.2f}" for task, rate in sorted(tasks.items()))
-    return f"success {metrics['train/success']:.2f}"
+    return f"done {outcome(metrics):.2f}"

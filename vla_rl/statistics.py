@@ -3,7 +3,9 @@
 Intervals of one share are Wilson's; those of a difference between two evaluations of the *same*
 initial states are Newcombe's for paired shares; means over tasks combine the tasks' intervals
 (MOVER), which stays honest with few episodes or with tasks that always fail, where a bootstrap has
-no width.
+no width. A sequence of subgoals has no single success: each episode completes a share of it, and
+the same intervals hold, a little too wide, because a number in [0, 1] never varies more than a coin
+with the same mean.
 
 References:
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -11,7 +13,8 @@ References:
     on paired data", Statistics in Medicine 1998, method 10.
     Zou and Donner, "Construction of confidence limits about effect measures", Statistics in
     Medicine 2008 (MOVER).
-    McNemar, "Note on the sampling error of the difference between correlated proportions", 1947.
+    McNemar, "Note on the sampling error of the difference between correlated proportions", 1947
+    (its exact form is the sign test).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 
@@ -44,7 +47,7 @@ class PairedDifference(NamedTuple):
         difference: In [-1, 1], positive when it became better.
         low: Lower end of the confidence interval.
         high: Upper end of the confidence interval.
-        p_value: Two-sided, of no difference (exact McNemar test).
+        p_value: Two-sided, of no difference (exact sign test over the starts).
     """
 
     difference: float
@@ -53,8 +56,13 @@ class PairedDifference(NamedTuple):
     p_value: float
 
 
-def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's score interval of a success rate.
+def wilson(successes: float, episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a mean of numbers in [0, 1]: a success rate, or a mean share.
+
+    Args:
+        successes: Their sum; need not be whole.
+        episodes: How many there are.
+        confidence: Of the interval.
 
     Raises:
         ValueError: If there are no episodes, or more successes than episodes.
@@ -63,26 +71,38 @@ def wilson(successes: int, episodes: int, confidence: float = CONFIDENCE) -> tup
         raise ValueError(
             f"need 0 <= successes <= episodes and an episode, got {successes} of {episodes}"
         )
-    interval = scipy.stats.binomtest(successes, episodes).proportion_ci(confidence, "wilson")
-    return float(interval.low), float(interval.high)
+    z2 = float(scipy.stats.norm.ppf((1 + confidence) / 2)) ** 2
+    middle = (successes + z2 / 2) / (episodes + z2)
+    spread = successes * (episodes - successes) / episodes + z2 / 4
+    half = math.sqrt(z2 * spread) / (episodes + z2)
+    # Exactly 0 and 1 at the ends, whatever rounding says.
+    low = middle - half if successes > 0 else 0.0
+    high = middle + half if successes < episodes else 1.0
+    return low, high
+
+
+def estimate(outcomes: ArrayLike) -> Estimate:
+    """The mean of ``[n]`` numbers in [0, 1] with Wilson's interval."""
+    values = np.asarray(outcomes, float)
+    return Estimate(float(values.mean()), *wilson(float(values.sum()), len(values)))
 
 
 def paired_difference(
     before: ArrayLike, after: ArrayLike, confidence: float = CONFIDENCE
 ) -> PairedDifference:
-    """Difference of two success rates on the same starts.
+    """Difference of two means on the same starts.
 
     Args:
-        before: ``[n]`` bool, success of each start.
-        after: ``[n]`` bool, success of the same starts in the same order.
+        before: ``[n]`` success (bool) or completed share in [0, 1] of each start.
+        after: ``[n]`` of the same starts in the same order.
         confidence: Of the interval.
 
     Raises:
         ValueError: If the lengths differ or are zero.
     """
-    table = _PairTable.tabulate(before, after)
-    low, high = table.interval(confidence)
-    return PairedDifference(table.difference, low, high, _mcnemar(table.gained, table.lost))
+    pairs = _Pairs.of(before, after)
+    low, high = pairs.interval(confidence)
+    return PairedDifference(pairs.difference, low, high, _sign_test(pairs.gained, pairs.lost))
 
 
 def mean_paired_difference(
@@ -90,10 +110,10 @@ def mean_paired_difference(
 ) -> PairedDifference:
     """Unweighted mean over tasks of :func:`paired_difference`.
 
-    The p-value is that of the exact McNemar test over the pairs of all tasks.
+    The p-value is that of the exact sign test over the starts of all tasks.
 
     Args:
-        before: ``[n]`` bool by task; n may differ between tasks.
+        before: ``[n]`` success or completed share by task; n may differ between tasks.
         after: The same tasks and starts.
         confidence: Of the interval.
 
@@ -102,10 +122,10 @@ def mean_paired_difference(
     """
     if set(before) != set(after) or not before:
         raise ValueError(f"tasks differ: before {sorted(before)}, after {sorted(after)}")
-    tables = [_PairTable.tabulate(before[task], after[task]) for task in before]
+    tables = [_Pairs.of(before[task], after[task]) for task in before]
     mean = mean_over_tasks(Estimate(t.difference, *t.interval(confidence)) for t in tables)
     gained, lost = sum(t.gained for t in tables), sum(t.lost for t in tables)
-    return PairedDifference(*mean, _mcnemar(gained, lost))
+    return PairedDifference(*mean, _sign_test(gained, lost))
 
 
 def mean_over_tasks(estimates: Iterable[Estimate]) -> Estimate:
@@ -139,35 +159,41 @@ def mean_interval(per_seed: Sequence[float], confidence: float = CONFIDENCE) -> 
     return Estimate(mean, mean - half, mean + half)
 
 
-class _PairTable(NamedTuple):
-    """How often both, only the later, only the earlier, or neither of two trials succeeded."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Outcomes in [0, 1] of two trials of the same starts, each ``[n]``."""
 
-    both: int
-    gained: int
-    lost: int
-    neither: int
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
 
     @classmethod
-    def tabulate(cls, before: ArrayLike, after: ArrayLike) -> _PairTable:
-        first, second = np.asarray(before, bool), np.asarray(after, bool)
+    def of(cls, before: ArrayLike, after: ArrayLike) -> _Pairs:
+        first, second = np.asarray(before, float), np.asarray(after, float)
         if first.shape != second.shape or first.ndim != 1 or first.size == 0:
             raise ValueError(
                 "paired outcomes must be two lists of equal length, at least 1; got shapes "
                 f"{first.shape} before and {second.shape} after"
             )
-        pairs = [first & second, ~first & second, first & ~second, ~first & ~second]
-        return cls(*(int(pair.sum()) for pair in pairs))
+        return cls(first, second)
+
+    @property
+    def gained(self) -> int:
+        return int((self.after > self.before).sum())
+
+    @property
+    def lost(self) -> int:
+        return int((self.after < self.before).sum())
 
     @property
     def difference(self) -> float:
-        return (self.gained - self.lost) / sum(self)
+        return float(self.after.mean() - self.before.mean())
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Newcombe's method 10."""
-        n = sum(self)
-        after, before = (self.both + self.gained) / n, (self.both + self.lost) / n
-        low_after, high_after = wilson(self.both + self.gained, n, confidence)
-        low_before, high_before = wilson(self.both + self.lost, n, confidence)
+        n = len(self.before)
+        after, before = float(self.after.mean()), float(self.before.mean())
+        low_after, high_after = wilson(float(self.after.sum()), n, confidence)
+        low_before, high_before = wilson(float(self.before.sum()), n, confidence)
         phi = self._correlation()
         return (
             self.difference - _distance(after - low_after, high_before - before, phi),
@@ -175,18 +201,15 @@ class _PairTable(NamedTuple):
         )
 
     def _correlation(self) -> float:
-        """Correlation of the two outcomes, shrunk by Newcombe's continuity correction."""
-        margins = (
-            (self.both + self.gained)
-            * (self.lost + self.neither)
-            * (self.both + self.lost)
-            * (self.gained + self.neither)
-        )
+        """Correlation of the outcomes, shrunk by Newcombe's continuity correction if positive."""
+        n, ones, others = len(self.before), self.after.sum(), self.before.sum()
+        margins = float(ones * (n - ones) * others * (n - others))
         if margins == 0:
             return 0.0
-        product = float(self.both * self.neither - self.gained * self.lost)
+        # Of a fourfold table this is "both times neither minus gained times lost".
+        product = float(n * (self.before * self.after).sum() - ones * others)
         if product > 0:
-            product = max(product - sum(self) / 2, 0.0)
+            product = max(product - n / 2, 0.0)
         return product / math.sqrt(margins)
 
 
@@ -194,7 +217,7 @@ def _distance(one: float, other: float, correlation: float) -> float:
     return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
 
 
-def _mcnemar(gained: int, lost: int) -> float:
+def _sign_test(gained: int, lost: int) -> float:
     if gained + lost == 0:
         return 1.0
     return float(scipy.stats.binomtest(gained, gained + lost).pvalue)
@@ -209,15 +232,24 @@ class TaskResult:
 
     Attributes:
         seeds: Seed of every start.
-        success: Whether each was solved.
+        success: Whether each was solved, a sequence in all its parts.
         steps: Environment steps of each episode.
+        subgoals: Parts of the task if it is a sequence.
+        completed: Those that each episode completed; only read for a sequence.
     """
 
     seeds: tuple[int, ...]
     success: tuple[bool, ...]
     steps: tuple[int, ...]
+    subgoals: tuple[str, ...] = ()
+    completed: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.subgoals and len(self.completed) != len(self.seeds):
+            raise ValueError(
+                f"the result of a sequence needs the completed subgoals of all {len(self.seeds)} "
+                f"episodes, got {len(self.completed)}"
+            )
         if not len(self.seeds) == len(self.success) == len(self.steps) or not self.seeds:
             raise ValueError(
                 "a task result needs one outcome and length for every seed and at least one, got "
@@ -240,7 +272,38 @@ class TaskResult:
     @property
     def rate(self) -> Estimate:
         """Success rate with Wilson's interval."""
-        return Estimate(self.successes / self.episodes, *wilson(self.successes, self.episodes))
+        return estimate(self.success)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Completed share of each episode; success as 0 or 1 if the task is no sequence."""
+        if not self.subgoals:
+            return tuple(float(success) for success in self.success)
+        return tuple(len(done) / len(self.subgoals) for done in self.completed)
+
+    @property
+    def share(self) -> Estimate:
+        """Mean completed share; the success rate if the task is no sequence."""
+        return estimate(self.shares)
+
+    def measures(self) -> dict[str, tuple[float, ...]]:
+        """What there is to tell, by name, with the outcome of each episode in [0, 1].
+
+        Success of a task; of a sequence the completed share, how often at least k of its n parts
+        were completed, and each part.
+        """
+        if not self.subgoals:
+            return {"success": self.shares}
+        n = len(self.subgoals)
+        counts = [len(done) for done in self.completed]
+        at_least = {
+            f"at least {k} of {n}" if k < n else f"all {n}": tuple(float(c >= k) for c in counts)
+            for k in range(1, n + 1)
+        }
+        parts = {
+            part: tuple(float(part in done) for done in self.completed) for part in self.subgoals
+        }
+        return {f"share of {n} completed": self.shares, **at_least, **parts}
 
     @property
     def solved_steps(self) -> float | None:
@@ -248,9 +311,9 @@ class TaskResult:
         solved = [n for n, success in zip(self.steps, self.success, strict=True) if success]
         return float(np.mean(solved)) if solved else None
 
-    def by_seed(self) -> dict[int, bool]:
-        """Success by start."""
-        return dict(zip(self.seeds, self.success, strict=True))
+    def by_seed(self) -> dict[int, float]:
+        """Completed share (success as 0 or 1 if the task is no sequence) by start."""
+        return dict(zip(self.seeds, self.shares, strict=True))
 
 
 @dataclass(frozen=True)
@@ -284,8 +347,13 @@ class EvalResult:
 
     @property
     def mean(self) -> Estimate:
-        """Unweighted mean over tasks of the success rate, with its interval."""
-        return mean_over_tasks(task.rate for task in self.tasks.values())
+        """Unweighted mean over tasks of success, or of completed share where one is a sequence."""
+        return mean_over_tasks(task.share for task in self.tasks.values())
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether any of the tasks is a sequence."""
+        return any(task.subgoals for task in self.tasks.values())
 
     @property
     def solved_steps(self) -> float | None:
@@ -296,7 +364,7 @@ class EvalResult:
     def bucket_means(self) -> dict[str, Estimate]:
         """Mean over the evaluated tasks of each bucket that has any."""
         return {
-            name: mean_over_tasks(self.tasks[task].rate for task in ids)
+            name: mean_over_tasks(self.tasks[task].share for task in ids)
             for name, ids in self.evaluated_buckets().items()
         }
 
@@ -319,6 +387,9 @@ class EvalResult:
                 "wilson": [rate.low, rate.high],
                 "solved_steps": task.solved_steps,
             }
+            if task.subgoals:
+                told = {name: list(estimate(values)) for name, values in task.measures().items()}
+                data["tasks"][name]["measures"] = told
         data |= {"mean": self.mean.value, "mean_interval": list(self.mean[1:])}
         data["bucket_means"] = {name: e.value for name, e in self.bucket_means().items()}
         return json.dumps(data, indent=2) + "\n"
@@ -333,7 +404,13 @@ class EvalResult:
         try:
             data = json.loads(text)
             tasks = {
-                name: TaskResult(tuple(t["seeds"]), tuple(t["success"]), tuple(t["steps"]))
+                name: TaskResult(
+                    tuple(t["seeds"]),
+                    tuple(t["success"]),
+                    tuple(t["steps"]),
+                    tuple(t.get("subgoals", ())),  # results of earlier versions have none
+                    tuple(tuple(done) for done in t.get("completed", ())),
+                )
                 for name, t in data["tasks"].items()
             }
             buckets = {name: tuple(ids) for name, ids in data["buckets"].items()}
@@ -359,6 +436,38 @@ class Comparison:
     tasks: dict[str, PairedDifference]
     buckets: dict[str, PairedDifference]
     mean: PairedDifference
+
+
+class ComparisonRow(NamedTuple):
+    """A line of a table: one measure of a task before and after.
+
+    Attributes:
+        name: Of the task, and of the measure if it is a sequence.
+        before: Estimate before.
+        after: Estimate after.
+        change: On the same starts.
+        kind: ``"task"`` for the first measure of a task, ``"part"`` for others.
+    """
+
+    name: str
+    before: Estimate
+    after: Estimate
+    change: PairedDifference
+    kind: str
+
+
+def comparison_rows(task: str, before: TaskResult, after: TaskResult) -> list[ComparisonRow]:
+    """Every measure of a task before and after, paired by start."""
+    order = [after.seeds.index(seed) for seed in before.seeds]
+    now = after.measures()
+    rows: list[ComparisonRow] = []
+    for measure, outcomes in before.measures().items():
+        later = [now[measure][i] for i in order]
+        name = f"{task}: {measure}" if before.subgoals else task
+        change = paired_difference(outcomes, later)
+        kind = "part" if rows else "task"
+        rows.append(ComparisonRow(name, estimate(outcomes), estimate(later), change, kind))
+    return rows
 
 
 def compare(before: EvalResult, after: EvalResult) -> Comparison:

@@ -6,24 +6,59 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_rl.demos import DemoSet
-from vla_rl.statistics import Estimate, EvalResult, PairedDifference, compare, mean_over_tasks
+from vla_rl.statistics import (
+    Estimate,
+    EvalResult,
+    PairedDifference,
+    TaskResult,
+    compare,
+    comparison_rows,
+    estimate,
+    mean_over_tasks,
+)
 
 
 def show_evaluation(result: EvalResult) -> None:
-    """Print success by task, bucket and on the mean, with 95 % intervals."""
+    """Print success by task, bucket and on the mean, with 95 % intervals.
+
+    A sequence is told by how many of its parts were completed on the mean, how often at least k of
+    them, and how often each: it has no single success.
+    """
     table = Table(title=f"protocol {result.protocol_id}", title_justify="left")
     for column in ("task", "success", "95 % interval", "episodes", "steps when solved"):
         table.add_column(column)
-    for name, task in result.tasks.items():
-        rate = task.rate
+    singles = {name: task for name, task in result.tasks.items() if not task.subgoals}
+    for name, task in singles.items():
         count = f"{task.successes}/{task.episodes}"
-        table.add_row(name, *_shown(rate), count, _steps(task.solved_steps))
+        table.add_row(name, *_shown(task.rate), count, _steps(task.solved_steps))
+    if not result.has_sequences:
+        _add_means(table, result)
+    if singles:
+        Console().print(table)
+    for name, task in result.tasks.items():
+        if task.subgoals:
+            Console().print(_of_sequence(name, task, result.protocol_id))
+
+
+def _add_means(table: Table, result: EvalResult) -> None:
     for name, mean in result.bucket_means().items():
         table.add_row(f"bucket {name}", *_shown(mean), "", "")
     if len(means := list(result.bucket_means().values())) > 1:
         table.add_row("mean of buckets", *_shown(mean_over_tasks(means)), "", "")
     table.add_row("mean over tasks", *_shown(result.mean), "", _steps(result.solved_steps))
-    Console().print(table)
+
+
+def _of_sequence(name: str, task: TaskResult, protocol: str) -> Table:
+    parts = len(task.subgoals)
+    table = Table(title=f"{name}: {parts} parts, protocol {protocol}", title_justify="left")
+    for column in ("measure", "value", "95 % interval", "episodes"):
+        table.add_column(column)
+    count, low, high = (f"{parts * value:.2f}" for value in task.share)
+    episodes = str(task.episodes)
+    table.add_row(f"mean completed of {parts}", count, f"[{low}, {high}]", episodes)
+    for measure, outcomes in list(task.measures().items())[1:]:  # the first is the share
+        table.add_row(measure, *_shown(estimate(outcomes)), f"{sum(outcomes):.0f}/{episodes}")
+    return table
 
 
 def _steps(number: float | None) -> str:
@@ -40,11 +75,13 @@ def show_comparison(before: EvalResult, after: EvalResult) -> None:
     table = Table(title=f"protocol {before.protocol_id}", title_justify="left")
     for column in ("task", "before", "after", "difference (95 % interval)", "p"):
         table.add_column(column)
-    rows = [(name, before.tasks[name].rate, after.tasks[name].rate) for name in before.tasks]
-    for (name, old, new), paired in zip(rows, change.tasks.values(), strict=True):
-        table.add_row(name, " ".join(_shown(old)), " ".join(_shown(new)), *_change(paired))
+    for name, task in before.tasks.items():
+        for row in comparison_rows(name, task, after.tasks[name]):
+            values = (" ".join(_shown(row.before)), " ".join(_shown(row.after)))
+            table.add_row(row.name, *values, *_change(row.change))
     means = (" ".join(_shown(before.mean)), " ".join(_shown(after.mean)))
-    table.add_row("mean over tasks", *means, *_change(change.mean))
+    what = "mean completed share" if before.has_sequences else "mean over tasks"
+    table.add_row(what, *means, *_change(change.mean))
     Console().print(table)
 
 

@@ -124,7 +124,7 @@ class Loop:
     env_steps: int = 0
     episodes: int = 0
     seconds: float = 0.0
-    on_episode: OnEpisode = field(default=lambda task, success: None)
+    on_episode: OnEpisode = field(default=lambda task, share: None)
 
     def __post_init__(self) -> None:
         if self.algorithm.group_size > self.config.episodes_per_iteration:
@@ -191,13 +191,19 @@ class Loop:
         by_task = defaultdict(list)
         for t in episodes:
             by_task[t.spec.task.id].append(t)
-        rates = {
-            f"train/success/{task}": float(np.mean([t.success for t in of_task]))
+        # A sequence has no single success: what is told of it is the share that was completed.
+        kinds = {
+            task: "completed" if of_task[0].spec.task.subgoals else "success"
             for task, of_task in by_task.items()
         }
+        rates = {
+            f"train/{kinds[task]}/{task}": float(np.mean([t.share_done for t in of_task]))
+            for task, of_task in by_task.items()
+        }
+        overall = "completed" if "completed" in kinds.values() else "success"
         return {
             **rates,
-            "train/success": float(np.mean([t.success for t in episodes])),
+            f"train/{overall}": float(np.mean([t.share_done for t in episodes])),
             "train/episode_steps": float(np.mean([t.steps for t in episodes])),
             "train/env_reward": float(np.mean([t.env_reward.sum() for t in episodes])),
             "train/groups_played": len(draw.played),

@@ -370,7 +370,8 @@ class Suite(Protocol):
     :class:`EvalProtocol` by name; ``prepare(settings) -> str``, called once before any worker
     starts, which finds what draws the images, says so and raises ``RuntimeError`` with advice where
     there is nothing; ``filmed(settings)``, settings for videos; ``diagnose()``, a list of
-    :class:`Check`.
+    :class:`Check`; ``dense_reward(trajectory)``, its own reward scaled so that the best episode is
+    worth about 1.
     """
 
     def tasks(self) -> tuple[Task, ...]:

@@ -1,8 +1,9 @@
 """Practise what is half mastered: tasks are drawn by how often their groups can teach.
 
 A group of G episodes with success rate p has contrast with probability ``1 - p^G - (1-p)^G``;
-``p (1 - p)`` is its limit for small G and needs no G. Success rates are running means of recent
-groups; a floor keeps every task in play, so forgetting is noticed.
+``p (1 - p)`` is its limit for small G and needs no G. Success rates (of a sequence, the completed
+share) are running means of recent groups; a floor keeps every task in play, so forgetting is
+noticed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Curriculum:
         """Move each task's running success rate towards that of its groups."""
         for group in groups:
             task = group[0].spec.task.id
-            rate = sum(t.success for t in group) / len(group)
+            rate = sum(t.share_done for t in group) / len(group)
             old = self.success.get(task, 0.5)
             self.success[task] = self.momentum * old + (1 - self.momentum) * rate
 

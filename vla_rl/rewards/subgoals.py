@@ -1,0 +1,22 @@
+"""The parts of a sequence as they are completed, 1 in all; 1 at success for any other task."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vla_rl.types import Floats, Trajectory
+
+
+def reward(trajectory: Trajectory) -> Floats:
+    """``[T]`` float32: newly completed subgoals over their number, at the decision that did it.
+
+    The sparse reward of a sequence waits for the last part and says nothing before.
+    """
+    parts = len(trajectory.spec.task.subgoals)
+    if parts:
+        done = np.array([int(bits).bit_count() for bits in trajectory.completed], np.float32)
+        newly: Floats = np.diff(done) / np.float32(parts)
+        return newly
+    out = np.zeros(trajectory.decisions, np.float32)
+    out[-1] = float(trajectory.success)
+    return out
