@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_rl.types import Check
+
 if TYPE_CHECKING:
     import mujoco
 
@@ -185,7 +187,7 @@ def _make_current() -> None:
     global _context
     if _context is None:
         backend = choose_gl().backend
-        _load_triton_first()
+        load_triton_first()
         if backend == "egl":
             from mujoco.egl import GLContext
         elif backend == "osmesa":
@@ -198,7 +200,7 @@ def _make_current() -> None:
     _context.make_current()
 
 
-def _load_triton_first() -> None:
+def load_triton_first() -> None:
     """Keep PyTorch's compiler from crashing the process later.
 
     Triton and Mesa's software rasteriser each bring an LLVM. Mesa's is loaded with global symbols,
@@ -257,6 +259,48 @@ class View:
     upside_down: bool = False
 
 
+@dataclass(frozen=True)
+class FreeView:
+    """A camera that stands anywhere in the world, in the terms of MuJoCo's free camera.
+
+    Attributes:
+        lookat: World position of what is in the middle of the frame, in metres.
+        distance: How far the camera is from there, in metres.
+        azimuth: Where the camera looks, in degrees from the world's x axis to its y axis.
+        elevation: How far it looks up, in degrees; negative is down.
+        fovy: Vertical field of view in degrees instead of the model's own for free cameras.
+    """
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+    fovy: float | None = None
+
+
+@dataclass(frozen=True)
+class BodyView:
+    """A camera that rides on a body.
+
+    Attributes:
+        body: Name of the body.
+        position: Position in the body's frame, in metres.
+        forward: Direction in the body's frame that the camera looks in.
+        up: Direction in the body's frame that is upwards in the frame; need not be square to
+            ``forward``, but must not be parallel to it.
+        fovy: Vertical field of view in degrees instead of the model's own for free cameras.
+    """
+
+    body: str
+    position: tuple[float, float, float]
+    forward: tuple[float, float, float]
+    up: tuple[float, float, float]
+    fovy: float | None = None
+
+
+AnyView = View | FreeView | BodyView
+
+
 def check_image(size: int, quality: str) -> None:
     """Check settings without touching GL.
 
@@ -283,7 +327,7 @@ class FrameRenderer:
         self,
         model: mujoco.MjModel,
         data: mujoco.MjData,
-        views: Sequence[View],
+        views: Sequence[AnyView],
         size: int,
         quality: str,
         cells: NDArray[np.float64] | None = None,
@@ -347,7 +391,7 @@ class FrameRenderer:
             self._mujoco.mjr_readPixels(frame, None, self._rect, self._gl)
         if frames.max() < 4 or frames.min() == frames.max():
             raise RuntimeError(
-                f"the frames of {[view.camera for view, _ in self._views]} are empty although "
+                f"the frames of {[view for view, _ in self._views]} are empty although "
                 f"{os.environ.get('MUJOCO_GL')} works elsewhere: try MUJOCO_GL=osmesa "
                 f"(sudo apt-get install -y {_PACKAGES['osmesa']}) or a smaller image_size"
             )
@@ -362,16 +406,17 @@ class FrameRenderer:
             self._gl = None
             _renderers.discard(self)
 
-    def _draw(self, view: View, camera: mujoco.MjvCamera) -> None:
+    def _draw(self, view: AnyView, camera: mujoco.MjvCamera) -> None:
         mujoco, everything = self._mujoco, self._mujoco.mjtCatBit.mjCAT_ALL.value
+        eye = _eye(self._model, self._data, view)
         if self._fast:
             # Without shadows, what is out of sight leaves no trace in the frame.
-            seen = _in_sight(self._model, self._data, view, camera.fixedcamid)
+            seen = _in_sight(self._model, self._data, eye)
             self._model.geom_group[:] = np.where(seen, self._groups, _HIDDEN_GROUP)
         mujoco.mjv_updateScene(
             self._model, self._data, self._options, None, camera, everything, self._scene
         )
-        _move(self._scene, view)
+        _move(self._scene, view, eye)
         mujoco.mjr_render(self._rect, self._scene, self._gl)
 
 
@@ -379,13 +424,52 @@ _HIDDEN_GROUP = 5
 """A geom group that MuJoCo does not draw unless told to."""
 
 
-def _in_sight(
-    model: mujoco.MjModel, data: mujoco.MjData, view: View, camera: int
-) -> NDArray[np.bool_]:
+class _Eye(NamedTuple):
+    """From where a view is seen.
+
+    Attributes:
+        position: ``[3]`` in the world, in metres.
+        axes: ``[3, 3]``, its columns point to the right, up and back in the world.
+        fovy: Vertical field of view in degrees.
+    """
+
+    position: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    fovy: float
+
+
+def _eye(model: mujoco.MjModel, data: mujoco.MjData, view: AnyView) -> _Eye:
+    if isinstance(view, View):
+        camera = model.camera(view.camera).id
+        position = data.cam_xpos[camera] if view.position is None else np.array(view.position)
+        axes = data.cam_xmat[camera].reshape(3, 3)
+        return _Eye(position, axes, view.fovy or float(model.cam_fovy[camera]))
+    fovy = view.fovy or float(model.vis.global_.fovy)
+    if isinstance(view, BodyView):
+        body = model.body(view.body).id
+        turn = data.xmat[body].reshape(3, 3)
+        position = data.xpos[body] + turn @ view.position
+        return _Eye(position, _axes(turn @ view.forward, turn @ view.up), fovy)
+    azimuth, elevation = math.radians(view.azimuth), math.radians(view.elevation)
+    level = math.cos(elevation)
+    forward = np.array([level * math.cos(azimuth), level * math.sin(azimuth), math.sin(elevation)])
+    # Looking straight up or down, what was ahead of the camera is up in the frame.
+    upwards = -forward[2] * np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
+    upwards[2] = level
+    return _Eye(view.lookat - view.distance * forward, _axes(forward, upwards), fovy)
+
+
+def _axes(forward: NDArray[np.float64], up: NDArray[np.float64]) -> NDArray[np.float64]:
+    back = -forward / np.linalg.norm(forward)
+    right = np.cross(up, back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back], axis=1)
+
+
+def _in_sight(model: mujoco.MjModel, data: mujoco.MjData, eye: _Eye) -> NDArray[np.bool_]:
     """Which geoms' bounding spheres reach into the square cone that a view shows."""
-    place = data.cam_xpos[camera] if view.position is None else view.position
-    across = math.tan(math.radians(view.fovy or model.cam_fovy[camera]) / 2)
-    right, up, back = ((data.geom_xpos - place) @ data.cam_xmat[camera].reshape(3, 3)).T
+    across = math.tan(math.radians(eye.fovy) / 2)
+    right, up, back = ((data.geom_xpos - eye.position) @ eye.axes).T
     edge = model.geom_rbound * math.hypot(1.0, across) - back * across
     # Planes are unbounded, which MuJoCo writes as a radius of 0.
     seen = (np.maximum(np.abs(right), np.abs(up)) <= edge) | (model.geom_rbound == 0)
@@ -405,27 +489,59 @@ def _simplify(model: mujoco.MjModel, size: int, cells: NDArray[np.float64] | Non
         merge_vertices(model, cells)
 
 
-def _camera(model: mujoco.MjModel, view: View) -> mujoco.MjvCamera:
+def _camera(model: mujoco.MjModel, view: AnyView) -> mujoco.MjvCamera:
     import mujoco
 
     camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
-    camera.fixedcamid = model.camera(view.camera).id
+    if isinstance(view, View):
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED.value
+        camera.fixedcamid = model.camera(view.camera).id
     return camera
 
 
-def _move(scene: mujoco.MjvScene, view: View) -> None:
-    """Apply what the view changes about the model's camera, in the scene only."""
-    for eye in scene.camera:
-        if view.position is not None:
-            eye.pos = view.position
+def _move(scene: mujoco.MjvScene, view: AnyView, eye: _Eye) -> None:
+    """Apply what the view changes about MuJoCo's camera, in the scene only."""
+    moved = not isinstance(view, View) or view.position is not None
+    for camera in scene.camera:
+        if moved:
+            camera.pos = eye.position
+        if not isinstance(view, View):
+            camera.forward, camera.up = -eye.axes[:, 2], eye.axes[:, 1]
+        elif view.upside_down:
+            camera.up = -camera.up
         if view.fovy is not None:
-            eye.frustum_top = eye.frustum_near * math.tan(math.radians(view.fovy) / 2)
-            eye.frustum_bottom = -eye.frustum_top
-        if view.upside_down:
-            eye.up = -eye.up
-    if view.position is not None and scene.nlight and scene.lights[0].headlight:
-        scene.lights[0].pos = view.position
+            camera.frustum_top = camera.frustum_near * math.tan(math.radians(view.fovy) / 2)
+            camera.frustum_bottom = -camera.frustum_top
+    if moved and scene.nlight and scene.lights[0].headlight:
+        scene.lights[0].pos = eye.position
+        if not isinstance(view, View):
+            scene.lights[0].dir = -eye.axes[:, 2]
+
+
+_CELL_IMAGE_SIZE = 64
+"""The image size that the edge lengths below :func:`mesh_cells` are meant for."""
+
+
+def mesh_cells(
+    model: mujoco.MjModel, robot: str, image_size: int, robot_cell: float, object_cell: float
+) -> NDArray[np.float64]:
+    """How coarsely each mesh may be drawn, finer for larger images.
+
+    Args:
+        model: The simulated model.
+        robot: Name of any body of the robot.
+        image_size: Height and width of the frames in pixels.
+        robot_cell: Edge length in metres for the robot's meshes, at 64 pixels.
+        object_cell: Edge length in metres for all other meshes, at 64 pixels; 0 keeps them.
+
+    Returns:
+        ``[nmesh]`` edge lengths in metres, for :class:`FrameRenderer`.
+    """
+    cells = np.full(model.nmesh, object_cell, np.float64)
+    root = model.body_rootid[model.body(robot).id]
+    of_robot = (model.geom_dataid >= 0) & (model.body_rootid[model.geom_bodyid] == root)
+    cells[model.geom_dataid[of_robot]] = robot_cell
+    return cells * min(1.0, _CELL_IMAGE_SIZE / image_size)
 
 
 def merge_vertices(model: mujoco.MjModel, cells: NDArray[np.float64]) -> None:
@@ -453,3 +569,39 @@ def merge_vertices(model: mujoco.MjModel, cells: NDArray[np.float64]) -> None:
         for table in (model.mesh_face, model.mesh_facenormal, model.mesh_facetexcoord):
             table[corner : corner + len(kept)] = table[corner + kept]
         model.mesh_facenum[mesh] = len(kept)
+
+
+# ------------------------------------------------------------------------------------ diagnosis
+
+# In a process of its own: the caller may go on to use torch, which must not be imported after GL.
+_REAL_FRAME = """
+import sys, time
+from vla_rl import plugins
+suite = plugins.load("envs", sys.argv[1])
+env = suite.make(suite.tasks()[0], suite.Settings())
+env.start(0)
+env.observe()
+began = time.perf_counter()
+images = [env.observe().images for _ in range(20)][-1]
+spent = (time.perf_counter() - began) / 20
+print(f"{images.shape[0]} views of {images.shape[1]} px in {1e3 * spent:.1f} ms, "
+      f"mean brightness {images.mean():.0f} of 255")
+"""
+
+
+def check_frames(suite: str) -> list[Check]:
+    """Whether a GL library works, and whether a real frame of a suite's first task shows something.
+
+    Args:
+        suite: Plug-in name of the suite; its default settings must have cameras.
+    """
+    try:
+        found = ": ".join(choose_gl())
+    except RuntimeError as error:
+        return [Check("GL library", False, "none works", str(error))]
+    done = subprocess.run(
+        [sys.executable, "-c", _REAL_FRAME, suite], capture_output=True, text=True, check=False
+    )
+    frame = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
+    advice = "" if done.returncode == 0 else "the GL library draws, but not this scene: see above"
+    return [Check("GL library", True, found), Check("frame", not advice, frame, advice)]

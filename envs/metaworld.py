@@ -8,8 +8,6 @@ follows from its seed. A GL library is chosen when the first environment with ca
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl.envs import _metaworld_tasks as table
-from vla_rl.envs._render import FrameRenderer, View, check_image, choose_gl
+from vla_rl.envs._render import (
+    FrameRenderer,
+    View,
+    check_frames,
+    check_image,
+    choose_gl,
+    mesh_cells,
+)
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Check, EvalProtocol, Expert, Floats, Observation, Spaces, Task, Trajectory
@@ -51,6 +56,10 @@ CAMERAS: dict[str, View] = {
 }
 """Meta-World's cameras; ``corner2`` stands where work on vision-language-action policies puts it,
 ``corner2_close`` looks the same way at the middle of the table, for small images."""
+
+
+# At 64 pixels a robot link of 2 cm and an object's edge of 7 mm are smaller than a pixel.
+_ROBOT_CELL, _OBJECT_CELL = 0.02, 0.007
 
 
 @dataclass(frozen=True)
@@ -108,31 +117,7 @@ def filmed(settings: Settings) -> Settings:
 
 def diagnose() -> list[Check]:
     """Whether a GL library works, and whether a real frame of a real task shows something."""
-    try:
-        found = prepare(Settings())
-    except RuntimeError as error:
-        return [Check("GL library", False, "none works", str(error))]
-    done = subprocess.run(
-        [sys.executable, "-c", _REAL_FRAME], capture_output=True, text=True, check=False
-    )
-    frame = done.stdout.strip() or done.stderr.strip().rpartition("\n")[2]
-    advice = "" if done.returncode == 0 else "the GL library draws, but not this scene: see above"
-    return [Check("GL library", True, found), Check("frame", not advice, frame, advice)]
-
-
-# In a process of its own: the caller may go on to use torch, which must not be imported after GL.
-_REAL_FRAME = """
-import time
-from vla_rl.envs import metaworld as m
-env = m.make(m.tasks()[0], m.Settings())
-env.start(0)
-env.observe()
-began = time.perf_counter()
-images = [env.observe().images for _ in range(20)][-1]
-spent = (time.perf_counter() - began) / 20
-print(f"{images.shape[0]} views of {images.shape[1]} px in {1e3 * spent:.1f} ms, "
-      f"mean brightness {images.mean():.0f} of 255")
-"""
+    return check_frames("metaworld")
 
 
 def make(task: Task, settings: Settings) -> MetaWorld:
@@ -309,7 +294,7 @@ class MetaWorld(SimEnv):
                 [CAMERAS[name] for name in self.spaces.views],
                 size,
                 self.settings.quality,
-                _cells(model, size),
+                mesh_cells(model, "hand", size, _ROBOT_CELL, _OBJECT_CELL),
             )
         return self._renderer.render()
 
@@ -369,16 +354,3 @@ def _owns_memory(array: NDArray[Any]) -> bool:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return bool(array.flags.owndata)
-
-
-# At 64 pixels a robot link of 2 cm and an object's edge of 7 mm are smaller than a pixel.
-_ROBOT_CELL, _OBJECT_CELL, _CELL_IMAGE_SIZE = 0.02, 0.007, 64
-
-
-def _cells(model: Any, image_size: int) -> NDArray[np.float64]:
-    """How coarsely each mesh may be drawn, finer for larger images."""
-    cells = np.full(model.nmesh, _OBJECT_CELL)
-    robot = model.body_rootid[model.body("hand").id]
-    of_robot = (model.geom_dataid >= 0) & (model.body_rootid[model.geom_bodyid] == robot)
-    cells[model.geom_dataid[of_robot]] = _ROBOT_CELL
-    return cells * min(1.0, _CELL_IMAGE_SIZE / image_size)

@@ -172,6 +172,12 @@ class PointReach(SimEnv):
         image[self._disc(state.x, state.y, 0.7 * _DRAWN_RADIUS)] = _POINT_COLOUR
         return Observation(image[None], np.array([state.x, state.y], np.float32))
 
+    @property
+    def privileged(self) -> NDArray[np.float64]:
+        """``[4]`` position of the point and of its goal."""
+        state = self.state
+        return np.array([state.x, state.y, *state.dots[self._goal_index]])
+
     def snapshot(self) -> PointState:
         """The state itself: it is never changed in place."""
         return self.state

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from vla_rl import plugins
 from vla_rl.algorithms import loop
+from vla_rl.commands.eval import Command as Evaluate
+from vla_rl.commands.record import Command as Record
 from vla_rl.config import World, from_json, read_world, specialise, to_json, write_world
 from vla_rl.envs import point_reach
 from vla_rl.learner import LearnerConfig
+from vla_rl.parsing import parse
 from vla_rl.types import SEED_RANGES, seed_for
 
 
@@ -23,6 +28,15 @@ def test_horizons_are_one_for_all_or_one_for_each():
     assert [task.max_steps for task in own] == [20, 20]
     with pytest.raises(ValueError, match="one for each of 2 tasks"):
         World("point_reach", tasks, max_steps=(1, 2, 3)).resolved()
+
+
+def test_an_instruction_may_replace_the_suites_where_one_task_is_chosen():
+    (task,) = World("point_reach", ("red",), None, instruction="touch the ruby").resolved()
+    assert (task.id, task.instruction) == ("red", "touch the ruby")
+    with pytest.raises(ValueError, match="'touch it' would stand for 2 tasks"):
+        World("point_reach", ("red", "green"), None, instruction="touch it").resolved()
+    with pytest.raises(ValueError, match="' ' is empty"):
+        World("point_reach", ("red",), None, instruction=" ").resolved()
 
 
 def test_seeds_of_different_uses_never_meet():
@@ -44,11 +58,40 @@ def test_a_world_is_written_and_read(tmp_path):
     world = World("point_reach", ("red",), (9,), point_reach.Settings(image_size=12))
     write_world(world, tmp_path)
     assert read_world(tmp_path) == world
+    told = replace(world, instruction="touch the ruby")
+    write_world(told, tmp_path)
+    assert read_world(tmp_path) == told
+    data = json.loads((tmp_path / "world.json").read_text())
+    del data["instruction"]  # as earlier versions wrote it
+    (tmp_path / "world.json").write_text(json.dumps(data))
+    assert read_world(tmp_path) == world
     (tmp_path / "world.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         read_world(tmp_path)
     with pytest.raises(ValueError, match="not a saved policy"):
         read_world(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["--suite", "--env"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_suite_has_two_option_names_beside_its_settings(name, joined):
+    chosen = [f"{name}=point_reach"] if joined else [name, "point_reach"]
+    options = ["--env.image-size", "12", *chosen, "--tasks", "red", "--instruction", "go"]
+    world = parse(Record, options, "record").world
+    assert (world.suite, world.tasks, world.instruction) == ("point_reach", ("red",), "go")
+    assert world.env == point_reach.Settings(image_size=12)
+
+
+def test_settings_of_another_suite_of_the_family_are_not_taken_over(tmp_path):
+    suite = plugins.load("envs", "gym:CartPole-v1")
+    settings = suite.Settings(image=("none",), kwargs=("sutton_barto_reward=true",))
+    saved = World("gym:CartPole-v1", ("all",), (9,), settings, "balance")
+    write_world(saved, tmp_path)
+    policy = ["--policy", str(tmp_path)]
+    same = parse(Evaluate, policy, "eval").world
+    assert (same.env, same.instruction, same.max_steps) == (settings, "balance", (9,))
+    other = parse(Evaluate, [*policy, "--env", "gym:Pendulum-v1"], "eval").world
+    assert (other.env, other.instruction, other.max_steps) == (suite.Settings(), None, None)
 
 
 def test_settings_survive_json():

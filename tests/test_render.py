@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from vla_rl.envs import _render
-from vla_rl.envs._render import FrameRenderer, View, _Probe, choose_gl
+from vla_rl.envs._render import (
+    BodyView,
+    FrameRenderer,
+    FreeView,
+    View,
+    _Probe,
+    check_frames,
+    choose_gl,
+    mesh_cells,
+)
 
 pytestmark = pytest.mark.sim
 
@@ -205,6 +214,66 @@ def test_views_can_be_moved_narrowed_and_turned(scene):
     renderer.close()
 
 
+@pytest.mark.parametrize(("azimuth", "elevation"), [(90, 0), (60, -35), (-20, -89.9), (200, 15)])
+def test_free_views_are_those_of_mujoco(scene, azimuth, elevation):
+    import mujoco
+
+    model, data = scene
+    lookat, distance = (0.1, -0.1, 0.05), 1.5
+    ours = FrameRenderer(*scene, [FreeView(lookat, distance, azimuth, elevation)], 64, "full")
+    frame = ours.render()[0].astype(int)
+    camera = mujoco.MjvCamera()
+    camera.lookat[:], camera.distance = lookat, distance
+    camera.azimuth, camera.elevation = azimuth, elevation
+    with mujoco.Renderer(model, 64, 64) as theirs:
+        theirs.update_scene(data, camera)
+        expected = theirs.render()
+    assert redness(expected) > 20
+    # Sums in another order move an edge by less than a pixel here and there.
+    assert (np.abs(frame - expected) > 8).any(axis=-1).mean() < 0.02
+    ours.close()
+
+
+def test_what_is_out_of_sight_of_free_and_body_views_changes_no_pixel(scene, monkeypatch):
+    ahead = BodyView("box", (0.0, -1.0, 0.2), forward=(0.2, 1.0, -0.2), up=(0.1, 0.0, 1.0))
+    views = [FreeView((0, 0, 0), 1.0, 30, -20, fovy=25.0), FreeView((0, 9, 0), 3.0, 90, 0), ahead]
+    renderer = FrameRenderer(*scene, views, 48, "fast")
+    frames = renderer.render()
+    assert len({frame.tobytes() for frame in frames}) == 3
+    monkeypatch.setattr(_render, "_in_sight", lambda model, *_: np.ones(model.ngeom, bool))
+    np.testing.assert_array_equal(renderer.render(), frames)
+    renderer.close()
+
+
+def test_a_narrow_free_view_shows_less(scene):
+    wide, narrow = FreeView((0, 0, 0), 2.0, 90, 0), FreeView((0, 0, 0), 2.0, 90, 0, fovy=20.0)
+    renderer = FrameRenderer(*scene, [wide, narrow], 64, "fast")
+    seen = [redness(frame) for frame in renderer.render()]
+    assert seen[1] > 2 * seen[0] > 0
+    renderer.close()
+
+
+def test_a_body_view_equals_a_camera_of_the_model_on_that_body():
+    choose_gl()
+    import mujoco
+
+    mounted = "<camera name='eye' pos='.3 -1 .2' xyaxes='.8 .6 0 0 0 1' fovy='50'/>"
+    model = mujoco.MjModel.from_xml_string(SCENE.replace("<freejoint/>", mounted + "<freejoint/>"))
+    data = mujoco.MjData(model)
+    view = BodyView("box", (0.3, -1.0, 0.2), forward=(-0.6, 0.8, 0.0), up=(0, 0, 1), fovy=50.0)
+    renderer = FrameRenderer(model, data, [View("eye"), view], 64, "fast")
+    frames = []
+    for turn in ((1.0, 0.0, 0.0, 0.0), (0.9, 0.1, 0.2, 0.4)):
+        data.qpos[:] = (0.2, 0.1, 0.3, *turn)
+        mujoco.mj_forward(model, data)
+        frames.append(renderer.render().astype(int))
+        expected, found = frames[-1]
+        assert redness(expected) > 20
+        assert (np.abs(found - expected) > 8).any(axis=-1).mean() < 0.02
+    assert (frames[0][0] != frames[1][0]).any()
+    renderer.close()
+
+
 def test_renderers_that_take_turns_do_not_mix_their_frames(scene):
     one = FrameRenderer(*scene, [View("front")], 32, "fast")
     alone = one.render()
@@ -271,3 +340,33 @@ def test_merging_vertices_keeps_the_shape_and_drops_faces():
     assert 4 <= model.mesh_facenum[0] < faces / 2
     assert (np.abs(model.mesh_vert.min(0) - low) < 0.5).all()
     assert (np.abs(model.mesh_vert.max(0) - high) < 0.5).all()
+
+
+def test_the_cells_of_meshes_follow_whose_they_are_and_the_image_size():
+    choose_gl()
+    import mujoco
+
+    mesh = "<mesh name='{}' vertex='0 0 0 1 0 0 0 1 0 0 0 1'/>"
+    geom = "<geom type='mesh' mesh='{}'/>"
+    model = mujoco.MjModel.from_xml_string(
+        f"<mujoco><asset>{mesh.format('arm')}{mesh.format('cup')}</asset><worldbody>"
+        f"<body>{geom.format('arm')}<body name='hand'>{geom.format('arm')}</body></body>"
+        f"<body>{geom.format('cup')}</body></worldbody></mujoco>"
+    )
+    for size, scale in ((32, 1.0), (64, 1.0), (128, 0.5)):
+        cells = mesh_cells(model, "hand", size, robot_cell=0.03, object_cell=0.01)
+        np.testing.assert_allclose(cells, [0.03 * scale, 0.01 * scale])
+
+
+def test_a_real_frame_of_a_suite_is_looked_at():
+    library, frame = check_frames("franka_kitchen")
+    assert library.ok
+    assert frame.ok
+    assert frame.found.startswith("2 views of 64 px in ")
+
+
+def test_a_suite_that_cannot_be_drawn_is_found_out():
+    _, frame = check_frames("no_such_suite")
+    assert not frame.ok
+    assert "no_such_suite" in frame.found
+    assert frame.advice

@@ -16,12 +16,14 @@ from vla_rl import __version__, plugins
 COMMANDS = {
     "demo": "the main job: record, clone, evaluate, improve by RL, evaluate again (5 minutes)",
     "record": "record demonstrations with a suite's scripted experts",
+    "expert": "train experts on the true state where there are no scripted ones, and record",
     "sft": "clone a policy from demonstrations",
     "train": "improve a policy by reinforcement learning",
     "eval": "evaluate a policy on starts it was never trained on",
     "compare": "compare two evaluations, or the learning curves of runs",
     "inspect": "show what is in a set of demonstrations, a policy or a run",
     "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
+    "check": "check a suite of yours against the contract and say what to mend",
     "doctor": "check this machine and say what to do",
 }
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C

@@ -25,19 +25,24 @@ class World:
     """Where the policy acts."""
 
     suite: str = "metaworld"
-    """Suite of tasks: a name that `vla-rl list envs` shows, or a dotted path to a module."""
+    """Suite of tasks: a name that `vla-rl list envs` shows, `gym:ID` for any Gymnasium environment,
+    or a dotted path to a module."""
     tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
     """Tasks of the suite; `all` stands for every one."""
     max_steps: tuple[int, ...] | None = (100, 90, 90)
     """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
     env: Any = None
     """Settings of the suite (cameras, image size, rendering quality)."""
+    instruction: str | None = None
+    """Sentence that the policy is given instead of the suite's own; only where one task is chosen.
+    """
 
     def resolved(self) -> list[Task]:
-        """The tasks, with this world's horizon.
+        """The tasks, with this world's horizon and instruction.
 
         Raises:
-            ValueError: For an unknown suite or task, a task named twice, or a bad horizon.
+            ValueError: For an unknown suite or task, a task named twice, a bad horizon, or an
+                instruction that is empty or stands for several tasks.
         """
         every = {task.id: task for task in plugins.load("envs", self.suite).tasks()}
         names = tuple(every) if self.tasks == ("all",) else self.tasks
@@ -48,20 +53,7 @@ class World:
                 raise ValueError(plugins.unknown("task", name, every))
         if len(set(names)) != len(names):
             raise ValueError(f"a task is named twice in {list(names)}")
-        if self.max_steps is None:
-            return [every[name] for name in names]
-        if len(self.max_steps) not in (1, len(names)):
-            raise ValueError(
-                f"max_steps {list(self.max_steps)}: give one number, or one for each of "
-                f"{len(names)} tasks"
-            )
-        if min(self.max_steps) < 1:
-            raise ValueError(f"max_steps must be at least 1, got {min(self.max_steps)}")
-        steps = self.max_steps * len(names) if len(self.max_steps) == 1 else self.max_steps
-        return [
-            dataclasses.replace(every[name], max_steps=horizon)
-            for name, horizon in zip(names, steps, strict=True)
-        ]
+        return self._instructed(self._timed([every[name] for name in names]))
 
     def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
         """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
@@ -70,6 +62,34 @@ class World:
             for task in self.resolved()
             for index in range(per_task)
         ]
+
+    def _timed(self, tasks: list[Task]) -> list[Task]:
+        if self.max_steps is None:
+            return tasks
+        if len(self.max_steps) not in (1, len(tasks)):
+            raise ValueError(
+                f"max_steps {list(self.max_steps)}: give one number, or one for each of "
+                f"{len(tasks)} tasks"
+            )
+        if min(self.max_steps) < 1:
+            raise ValueError(f"max_steps must be at least 1, got {min(self.max_steps)}")
+        steps = self.max_steps * len(tasks) if len(self.max_steps) == 1 else self.max_steps
+        return [
+            dataclasses.replace(task, max_steps=horizon)
+            for task, horizon in zip(tasks, steps, strict=True)
+        ]
+
+    def _instructed(self, tasks: list[Task]) -> list[Task]:
+        if self.instruction is None:
+            return tasks
+        if not self.instruction.strip():
+            raise ValueError(f"instruction {self.instruction!r} is empty; give a sentence")
+        if len(tasks) > 1:
+            raise ValueError(
+                f"instruction {self.instruction!r} would stand for {len(tasks)} tasks: choose one "
+                "with --tasks, or take each task's own with --instruction None"
+            )
+        return [dataclasses.replace(tasks[0], instruction=self.instruction)]
 
     def settings(self) -> Any:
         """The suite's settings, default ones if none were given."""
@@ -119,6 +139,7 @@ def write_world(world: World, folder: Path) -> None:
         "tasks": list(world.tasks),
         "max_steps": None if world.max_steps is None else list(world.max_steps),
         "env": to_json(world.settings()),
+        "instruction": world.instruction,
     }
     (folder / "world.json").write_text(json.dumps(data, indent=2) + "\n")
 
@@ -138,6 +159,7 @@ def read_world(folder: Path) -> World:
             tasks=tuple(data["tasks"]),
             max_steps=None if data["max_steps"] is None else tuple(data["max_steps"]),
             env=from_json(settings, data["env"]),
+            instruction=data.get("instruction"),  # policies of earlier versions have none
         )
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not a saved policy: {path} is missing") from error

@@ -1,7 +1,8 @@
 """Evaluation: every (task, start) exactly once, greedily, under a named protocol.
 
 A protocol id is a sentence of everything that changes the number: name, starts, horizon, suite
-settings (cameras, image size, quality) and tasks. Results of different ids are never compared.
+settings (cameras, image size, quality), tasks, and an instruction that is not their own. Results of
+different ids are never compared.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def protocol_id(world: World, protocol: EvalProtocol) -> str:
     digest = hashlib.sha256(" ".join(task.id for task in tasks).encode()).hexdigest()[:8]
     horizons = [str(task.max_steps) for task in tasks]
     steps = horizons[0] if len(set(horizons)) == 1 else "+".join(horizons)
+    said = "" if world.instruction is None else f":{world.instruction!r}"
     return (
         f"{protocol.name}:{world.suite}:{protocol.episodes_per_task}x{steps}steps:"
-        f"{shown}:{len(tasks)}tasks-{digest}"
+        f"{shown}:{len(tasks)}tasks-{digest}{said}"
     )
 
 

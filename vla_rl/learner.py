@@ -36,6 +36,9 @@ class LearnerConfig:
     """Decoupled weight decay."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this global norm."""
+    train_vlm: bool | None = None
+    """Train the vision backbone, too. A frozen one looks at every image only once. None: train it
+    if the policy starts from fresh weights."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "vlm_lr", "critic_lr", "max_grad_norm"):

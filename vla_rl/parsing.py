@@ -1,8 +1,8 @@
 """Options of a command from its dataclass, by tyro.
 
-A command may name plug-ins (``--suite``, ``--network``, ``--algorithm``). Their settings are the
-fields of a dataclass of the plug-in, so the named plug-ins are loaded first, and ``--help`` shows
-their options too.
+A command may name plug-ins (``--suite`` or ``--env``, ``--network``, ``--algorithm``). Their
+settings are the fields of a dataclass of the plug-in, so the named plug-ins are loaded first, and
+``--help`` shows their options too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from vla_rl.config import World, from_json, read_world, specialise
 
 T = TypeVar("T")
 
+SUITE = ("suite", "env")
+"""Options that name the suite; ``--env.image-size`` and the like are the suite's settings."""
+
 # field of a command: (plug-in kind, option that names the plug-in, name in the module)
 PLUGIN_SETTINGS = {
     "net": ("policies", "network", "Config"),
@@ -29,12 +32,15 @@ PLUGIN_SETTINGS = {
 def parse(command: type[T], options: list[str], program: str) -> T:
     """An instance of the command's dataclass; exits with a message for ``--help`` or bad options.
 
-    With ``--resume`` the settings of the interrupted run are the defaults.
+    With ``--resume`` the settings of the interrupted run are the defaults. Where there is a world,
+    a first word that is no option names its suite.
 
     Raises:
         ValueError: For an unknown plug-in, or a run that cannot be resumed.
     """
     known = {field.name: field for field in fields(command)}  # type: ignore[arg-type]
+    if "world" in known and options and not options[0].startswith("-"):
+        options = ["--env", *options]  # `vla-rl check gym:CartPole-v1`
     saved = _saved(known, options)
     changes: dict[str, tuple[Any, Any]] = {}
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
@@ -43,7 +49,7 @@ def parse(command: type[T], options: list[str], program: str) -> T:
             settings = vars(plugins.load(kind, chosen))[attribute]
             changes[name] = (settings, _given_default(known[name], settings))
     if "world" in known:
-        suite = given(options, "suite") or saved.get("world", {}).get("suite")
+        suite = given(options, *SUITE) or saved.get("world", {}).get("suite")
         world = _world(known, options, suite)
         # The world's own fields stand at the top: `--tasks`, not `--world.tasks`.
         changes["world"] = (Annotated[type(world), tyro.conf.arg(name="")], world)
@@ -69,14 +75,15 @@ def _saved(known: dict[str, Field[Any]], options: list[str]) -> dict[str, Any]:
     return {name: value for name, value in saved.items() if name in known}
 
 
-def given(options: list[str], name: str) -> str | None:
-    """The value that was given for ``--name``, if any."""
-    flag = f"--{name.replace('_', '-')}"
+def given(options: list[str], *names: str) -> str | None:
+    """The value that was given for ``--name``, if any; several names are one option's."""
+    flags = [f"--{name.replace('_', '-')}" for name in names]
     for index, word in enumerate(options):
-        if word == flag and index + 1 < len(options):
+        if word in flags and index + 1 < len(options):
             return options[index + 1]
-        if word.startswith(flag + "="):
-            return word.partition("=")[2]
+        flag, is_joined, value = word.partition("=")
+        if is_joined and flag in flags:
+            return value
     return None
 
 
@@ -88,14 +95,17 @@ def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) 
         world = read_world(Path(source))
     suite = suite or world.suite
     settings = plugins.load("envs", suite).Settings
-    env = world.env if isinstance(world.env, settings) else settings()
-    typed = specialise(World, env=(settings, env))
     same_suite = suite == world.suite
+    # Suites of one family share the type of their settings, but one's need not suit another.
+    env = world.env if same_suite and isinstance(world.env, settings) else settings()
+    alias = tyro.conf.arg(aliases=[f"--{SUITE[1]}"])
+    typed = specialise(World, suite=(Annotated[str, alias], suite), env=(settings, env))
     return typed(
         suite=suite,
         tasks=world.tasks if same_suite else ("all",),
         max_steps=world.max_steps if same_suite else None,
         env=env,
+        instruction=world.instruction if same_suite else None,
     )
 
 

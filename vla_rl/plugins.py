@@ -2,12 +2,23 @@
 
 A plug-in kind is a folder and a plug-in is a module in it that defines the agreed names. Nothing is
 registered at import; a module is imported when somebody asks for it by name.
+
+An installed package may offer plug-ins by short names, as entry points of the groups
+``vla_rl.envs``, ``vla_rl.policies``, ... whose values are modules::
+
+    [project.entry-points."vla_rl.envs"]
+    my_kitchen = "my_lab.kitchen"
+
+A *family* of suites is one module for many: ``gym:CartPole-v1`` is what ``suite("CartPole-v1")`` of
+the module ``gym`` makes.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
@@ -20,32 +31,42 @@ REQUIRED_NAMES: dict[str, tuple[str, ...]] = {
     "rewards": ("reward",),
     "curricula": ("Curriculum",),
 }
+FAMILY = "suite"
+"""Name of the function ``suite(parameter) -> ModuleType`` that makes a module a family; its
+``PARAMETER`` says what users put after the colon."""
 
 
 def names(kind: str) -> list[str]:
-    """Names of the plug-ins of a kind that ship with the package.
+    """Names of the plug-ins of a kind that ship with the package or that a package offers.
+
+    A family is named with what follows its colon, for instance ``gym:ID``.
 
     Raises:
         ValueError: If the kind is unknown.
     """
-    if kind not in REQUIRED_NAMES:
-        raise ValueError(f"unknown plug-in kind {kind!r}; allowed: {', '.join(REQUIRED_NAMES)}")
-    package = importlib.import_module(f"vla_rl.{kind}")
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name for name in found if not name.startswith("_"))
+    found = sorted({*_shipped(kind), *_offered(kind)})
+    return [_titled(_path(kind, name), name) for name in found] if kind == "envs" else found
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Import a plug-in by file name (``"loop"``) or import path (``"my_lab.my_loop"``).
+    """Import a plug-in by name (``"loop"``) or import path (``"my_lab.my_loop"``).
 
     Raises:
-        ValueError: If there is no such plug-in, or the module lacks one of the agreed names.
+        ValueError: If there is no such plug-in, the module lacks one of the agreed names, or a
+            family is named without what follows the colon.
     """
-    shipped = names(kind)
-    path = f"vla_rl.{kind}.{name}" if name in shipped else name
+    base, colon, parameter = name.partition(":")
+    path = _path(kind, base)
     if _missing(path):
-        raise ValueError(unknown(f"{kind} plug-in", name, shipped) + ", or a module of yours")
+        raise ValueError(unknown(f"{kind} plug-in", name, names(kind)) + ", or a module of yours")
     module = importlib.import_module(path)
+    family = vars(module).get(FAMILY)
+    if family is not None:
+        if not parameter:
+            raise ValueError(f"{base!r} is a family of {kind}: name one as {_titled(path, base)}")
+        module = family(parameter)
+    elif colon:
+        raise ValueError(f"{name!r}: {base} is no family of {kind}; name it without the colon")
     lacking = [required for required in REQUIRED_NAMES[kind] if required not in vars(module)]
     if lacking:
         raise ValueError(f"{path} must define {', '.join(lacking)} to be one of the {kind}")
@@ -61,8 +82,36 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
     return f"unknown {what} {name!r}; {hint}allowed: {shown}"
 
 
+@functools.cache
+def _shipped(kind: str) -> frozenset[str]:
+    if kind not in REQUIRED_NAMES:
+        raise ValueError(f"unknown plug-in kind {kind!r}; allowed: {', '.join(REQUIRED_NAMES)}")
+    package = importlib.import_module(f"vla_rl.{kind}")
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return frozenset(name for name in found if not name.startswith("_"))
+
+
+@functools.cache
+def _offered(kind: str) -> dict[str, str]:
+    """Modules by the names that installed packages give them."""
+    group = importlib.metadata.entry_points(group=f"vla_rl.{kind}")
+    return {point.name: point.module for point in group}
+
+
+def _path(kind: str, name: str) -> str:
+    if name in _shipped(kind):
+        return f"vla_rl.{kind}.{name}"
+    return _offered(kind).get(name, name)
+
+
+def _titled(path: str, name: str) -> str:
+    """The name as a user writes it; what a family calls its parameter stands after the colon."""
+    module = importlib.import_module(path)
+    return f"{name}:{vars(module)['PARAMETER']}" if FAMILY in vars(module) else name
+
+
 def _missing(path: str) -> bool:
     try:
         return importlib.util.find_spec(path) is None
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, ValueError):
         return True

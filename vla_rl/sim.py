@@ -43,7 +43,13 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     Subclasses set ``action_space`` (a Box in [-1, 1]), ``observation_space`` (see
     :meth:`observation_space_for`), ``spaces`` and implement the abstract methods. After
     ``reset(seed=s)`` everything, the first frame included, depends on ``s`` only.
+
+    Attributes:
+        restorable: Whether :meth:`snapshot` and :meth:`restore` work. Episodes of a task then share
+            one simulator; otherwise every episode in flight has one of its own.
     """
+
+    restorable = True
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
     render_mode = "rgb_array"

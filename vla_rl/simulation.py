@@ -3,11 +3,16 @@
 One simulator per task serves any number of *virtual slots*: a slot is a snapshot that is restored,
 moved H actions on, rendered once and put away again. Equal specs (a group) are reset once and
 restored for every member.
+
+A simulator that cannot be restored (``SimEnv.restorable``) serves one slot at a time. There are
+then as many as slots, each member of a group is started from the seed, and they are kept for the
+next call: memory grows with the episodes in flight (``--rollout.max-in-flight``).
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +26,7 @@ from vla_rl.types import (
     Bools,
     Demonstration,
     EpisodeSpec,
+    Expert,
     Floats,
     Observation,
     Spaces,
@@ -74,8 +80,10 @@ class StepResult(Arrays):
 
 @dataclass
 class _Slot:
-    spec: EpisodeSpec
-    snapshot: object
+    """An episode in flight; without a snapshot it has the simulator to itself."""
+
+    env: SimEnv
+    snapshot: object | None
 
 
 @dataclass
@@ -92,64 +100,59 @@ class SlotPool:
     settings: object
     render_last: bool = False
     timing: Timing = field(default_factory=Timing)
-    _envs: dict[Task, SimEnv] = field(default_factory=dict)
+    _envs: dict[Task, list[SimEnv]] = field(default_factory=dict)
     _slots: list[_Slot] = field(default_factory=list)
 
     def begin(self, specs: Sequence[EpisodeSpec]) -> tuple[Observation, Floats]:
         """Open one slot per spec; return their first observations ``[B]`` and progress ``[B]``."""
-        starts: dict[EpisodeSpec, tuple[object, Observation, float]] = {}
+        starts: dict[EpisodeSpec, tuple[object | None, Observation, float]] = {}
+        busy: Counter[Task] = Counter()
+        looks, progress = [], []
+        self._slots = []
         for spec in specs:
-            if spec not in starts:
-                starts[spec] = self._start(spec)
-        self._slots = [_Slot(spec, starts[spec][0]) for spec in specs]
-        first = Observation.stack([starts[spec][1] for spec in specs])
-        return first, np.array([starts[spec][2] for spec in specs], np.float32)
+            env = self._env(spec.task, busy[spec.task])
+            if not env.restorable:
+                busy[spec.task] += 1
+            if not env.restorable or spec not in starts:
+                starts[spec] = self._start(env, spec.seed)
+            snapshot, look, at_start = starts[spec]
+            self._slots.append(_Slot(env, snapshot))
+            looks.append(look)
+            progress.append(at_start)
+        return Observation.stack(looks), np.array(progress, np.float32)
 
     def execute(self, rows: Sequence[int], actions: Floats) -> StepResult:
         """Execute one ``[H, A]`` chunk in each of the slots ``rows``; ``actions [B, H, A]``."""
-        first = self._env(self._slots[rows[0]].spec.task)
-        result = StepResult.zeros(len(rows), actions.shape[1], first.spaces)
+        spaces = self._slots[rows[0]].env.spaces
+        result = StepResult.zeros(len(rows), actions.shape[1], spaces)
         for index, (row, chunk) in enumerate(zip(rows, actions, strict=True)):
             self._execute_one(self._slots[row], chunk, result, index)
         return result
 
     def record(self, spec: EpisodeSpec) -> Demonstration:
         """Let the suite's scripted expert play one episode, looking before every action."""
-        env = self._env(spec.task)
         expert = plugins.load("envs", self.suite).expert(spec.task)
-        env.start(spec.seed)
-        looks, actions, rewards = [], [], []
-        outcome = Outcome(0.0, False, False, False, 0.0)
-        while not (outcome.terminated or outcome.truncated):
-            looks.append(env.observe())
-            actions.append(np.clip(expert(env), -1.0, 1.0).astype(np.float32))
-            outcome = env.advance(actions[-1])
-            rewards.append(outcome.reward)
-        return Demonstration(
-            spec=spec,
-            obs=Observation.stack(looks),
-            actions=np.stack(actions),
-            reward=np.array(rewards, np.float32),
-            success=outcome.success,
-        )
+        return record(self._env(spec.task), expert, spec)
 
     def close(self) -> None:
         """Close every simulator."""
-        for env in self._envs.values():
-            env.close()
+        for envs in self._envs.values():
+            for env in envs:
+                env.close()
         self._envs.clear()
         self._slots.clear()
 
-    def _env(self, task: Task) -> SimEnv:
-        if task not in self._envs:
-            self._envs[task] = plugins.load("envs", self.suite).make(task, self.settings)
-        return self._envs[task]
+    def _env(self, task: Task, number: int = 0) -> SimEnv:
+        """The simulator of a task; the ``number``-th of those that cannot be shared."""
+        made = self._envs.setdefault(task, [])
+        if number == len(made):
+            made.append(plugins.load("envs", self.suite).make(task, self.settings))
+        return made[number]
 
-    def _start(self, spec: EpisodeSpec) -> tuple[object, Observation, float]:
-        env = self._env(spec.task)
+    def _start(self, env: SimEnv, seed: int) -> tuple[object | None, Observation, float]:
         began = time.perf_counter()
-        progress = env.start(spec.seed)
-        snapshot = env.snapshot()
+        progress = env.start(seed)
+        snapshot = env.snapshot() if env.restorable else None
         started = time.perf_counter()
         look = env.observe()
         self.timing.add("physics", started - began)
@@ -157,9 +160,10 @@ class SlotPool:
         return snapshot, look, progress
 
     def _execute_one(self, slot: _Slot, chunk: Floats, out: StepResult, index: int) -> None:
-        env = self._env(slot.spec.task)
+        env = slot.env
         began = time.perf_counter()
-        env.restore(slot.snapshot)
+        if env.restorable:
+            env.restore(slot.snapshot)
         for step, action in enumerate(chunk):
             outcome = env.advance(action)
             out.executed[index, step] = True
@@ -171,7 +175,7 @@ class SlotPool:
         out.completed[index] = outcome.completed
         out.truncated[index] = outcome.truncated
         out.done[index] = outcome.terminated or outcome.truncated
-        if not out.done[index]:
+        if env.restorable and not out.done[index]:
             slot.snapshot = env.snapshot()
         moved = time.perf_counter()
         self.timing.add("physics", moved - began)
@@ -180,6 +184,26 @@ class SlotPool:
             out.obs.images[index] = look.images
             out.obs.state[index] = look.state
         self.timing.add("render", time.perf_counter() - moved)
+
+
+def record(env: SimEnv, expert: Expert, spec: EpisodeSpec, source: str = "expert") -> Demonstration:
+    """Let an expert play one episode, looking before every action."""
+    env.start(spec.seed)
+    looks, actions, rewards = [], [], []
+    outcome = Outcome(0.0, False, False, False, 0.0)
+    while not (outcome.terminated or outcome.truncated):
+        looks.append(env.observe())
+        actions.append(np.clip(expert(env), -1.0, 1.0).astype(np.float32))
+        outcome = env.advance(actions[-1])
+        rewards.append(outcome.reward)
+    return Demonstration(
+        spec=spec,
+        obs=Observation.stack(looks),
+        actions=np.stack(actions),
+        reward=np.array(rewards, np.float32),
+        success=outcome.success,
+        source=source,
+    )
 
 
 def replay(suite: str, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:

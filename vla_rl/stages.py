@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from vla_rl import checkpoint, plugins
 from vla_rl.chunks import ChunkDataset
-from vla_rl.collector import Collector, RolloutConfig
+from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.config import World, to_json, write_world
 from vla_rl.demos import DemoSet
 from vla_rl.distributed import ALONE, Ranks
@@ -28,12 +29,15 @@ from vla_rl.interruption import Interruption
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
 from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.rollout import PlaySettings
 from vla_rl.sft import AnchorConfig, DemoAnchor, SFTConfig, train_sft
 from vla_rl.statistics import EvalResult
 from vla_rl.train import Algorithm, Loop, TrainConfig, run
 from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
 from vla_rl.workers import cores
 
+MET = 16
+"""Episodes that a policy with fresh weights plays before training."""
 SPACE_FOR_A_RUN = 200 * 2**20  # checkpoints, metrics, video; checked before any long work
 
 
@@ -119,6 +123,20 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     torch.manual_seed(seed)
     policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
     return policy.to(pick_device(device))
+
+
+def meet_states(collector: Collector, policy: PolicyBase, world: World, seed: int) -> None:
+    """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
+
+    A policy that was cloned has this from its demonstrations.
+    """
+    tasks = world.resolved()
+    policy.remember([task.instruction for task in tasks])
+    count = max(1, MET // len(tasks))
+    specs = world.specs("train", count)
+    keys = episode_keys(seed, 0, count=len(specs))
+    episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
+    policy.fit_statistics(np.concatenate([t.obs.state for t in episodes]))
 
 
 def open_collector(
@@ -302,7 +320,9 @@ def improve_stage(
     one writes and talks.
     """
     policy.remember([task.instruction for task in world.resolved()])
-    learner = Learner(policy, recipe.learner, recipe.algorithm.trains, ranks=ranks)
+    backbone = {"vlm"} if recipe.learner.train_vlm else set()
+    trains = backbone.union(recipe.algorithm.trains)
+    learner = Learner(policy, recipe.learner, trains, ranks=ranks)
     if recipe.algorithm.uses_reference:
         # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
         learner.reference = copy.deepcopy(policy).requires_grad_(False)

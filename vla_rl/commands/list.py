@@ -22,7 +22,7 @@ class Command:
 
     kind: Annotated[Kind, tyro.conf.Positional] = "all"
     """What to show."""
-    suite: str = "metaworld"
+    suite: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "metaworld"
     """Suite whose tasks and protocols are shown."""
 
     def run(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,23 @@ from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.distributed import join
 from vla_rl.learner import LearnerConfig
-from vla_rl.policy import load_policy
+from vla_rl.policies.vla import Config as VLAConfig
+from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.sft import AnchorConfig
 from vla_rl.train import TrainConfig
+from vla_rl.types import Spaces
 
 
 @dataclass(frozen=True)
 class Command:
     """Improve a policy by reinforcement learning from environment rollouts."""
 
-    policy: Path
-    """Folder of the policy to start from (`vla-rl sft`)."""
+    policy: Path | None = None
+    """Folder of the policy to start from (`vla-rl sft`); none: a new one with fresh weights."""
+    network: str = "vla"
+    """Network of a new policy: a name that `vla-rl list policies` shows, or a dotted path."""
+    net: Any = field(default_factory=lambda: VLAConfig(std=0.5))
+    """Settings of a new policy's network."""
     out: Path = Path("runs/train")
     """Run folder; the improved policy goes to OUT/policy."""
     resume: bool = False
@@ -62,16 +68,18 @@ class Command:
             anchor=self.anchor,
             curriculum=stages.curriculum_named(self.curriculum, self.world, self.seed),
             rewards=stages.rewards_named(self.rewards),
-            learner=self.learner,
+            learner=self._learner(),
             train=self.train,
             seed=self.seed,
         )
         device = stages.pick_device(self.device)
         with join(device) as ranks:
-            policy = load_policy(self.policy, spaces).to(device)
+            policy = self._start(spaces, device)
             demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
             run = stages.new_run(self.out, self, self.resume, ranks)
             with stages.open_collector(self.world, self.rollout, policy, ranks) as collector:
+                if self.policy is None:
+                    stages.meet_states(collector, policy, self.world, self.seed)
                 stages.improve_stage(
                     run, collector, policy, self.world, recipe, demos, self.resume, ranks
                 )
@@ -80,3 +88,13 @@ class Command:
             if ranks.is_main:
                 print(f"policy written to {folder}")
         return 0
+
+    def _learner(self) -> LearnerConfig:
+        if self.learner.train_vlm is not None:
+            return self.learner
+        return replace(self.learner, train_vlm=self.policy is None)
+
+    def _start(self, spaces: Spaces, device: str) -> PolicyBase:
+        if self.policy is None:
+            return stages.new_policy(self.network, self.net, spaces, self.seed, device)
+        return load_policy(self.policy, spaces).to(device)

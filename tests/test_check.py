@@ -1,0 +1,263 @@
+"""The contract of suites finds every kind of fault, and no fault where there is none."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from tests.user_code import broken_reach
+from vla_rl import cli
+from vla_rl.contract import CHECKS, SUITE_CHECKS, TASK_CHECKS, Subject, examine
+
+SOUND = Subject("point_reach")
+NAME = "tests.user_code.broken_reach"
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_point_reach_keeps_the_contract(check):
+    SOUND.must_pass(check)
+
+
+@pytest.mark.sim
+def test_meta_world_keeps_the_contract():
+    found = list(examine(Subject("metaworld", tasks=("push-v3",), seeds=3)))
+    assert [check for _, check in found if not check.ok] == []
+    assert [check.name for _, check in found] == list(CHECKS)
+
+
+def broken(subject: Subject) -> dict[str, str]:
+    """What is said on each task check that fails."""
+    said = {}
+    for check in TASK_CHECKS:
+        try:
+            subject.must_pass(check)
+        except AssertionError as error:
+            said[check] = str(error)
+    return said
+
+
+def with_fault(fault: str, task: str = "blue", **changes) -> Subject:
+    return Subject(NAME, env=broken_reach.Settings(fault), tasks=(task,), **changes)
+
+
+# fault: (check: what its message must say, ...), and no other check may fail
+FAULTS = {
+    "Sound": {},
+    "NotRestorable": {},
+    "TwoStarts": {},
+    "NearlyOneStart": {},
+    "StateOfDoubles": {
+        "spaces": "state at the start is float64",
+        "gymnasium": "not within the observation space",
+        "stable-baselines3": "Expected: float32, actual dtype: float64",
+    },
+    "TwoViews": {
+        "spaces": "give uint8 [1, 16, 16, 3]",
+        "gymnasium": "not within the observation space",
+        "stable-baselines3": "actual shape: (2, 16, 16, 3)",
+    },
+    "StateOfNaN": {
+        "spaces": "give finite numbers",
+        "gymnasium": "not within the observation space",
+        "stable-baselines3": "does not match",
+    },
+    "BlackFrame": {"frames": "view 'top' shows nothing but the colour [0, 0, 0]"},
+    "FirstFrameForEver": {
+        "frames": "10 different starts have the same frames",
+        "seeding": "images differ",
+        "snapshots": "images differ",
+    },
+    "FrameOfTheStart": {"frames": "no pixel changes", "snapshots": "images differ"},
+    "NoRender": {"gymnasium": "render() is missing"},
+    "LooksWhenAdvancing": {"speed": "advance() calls observe()"},
+    "UnseededStart": {
+        "seeding": "draw all that is random from the seed",
+        "gymnasium": "not equivalent for the same seed",
+    },
+    "UnseededWind": {
+        "seeding": "of step 2 is",
+        "snapshots": "restored once",
+        "gymnasium": "not equivalent for the same seed",
+    },
+    "OneStart": {"starts": "1 of 10 differ"},
+    "SnapshotWithoutClock": {"snapshots": "the count of steps"},
+    "SnapshotWithoutStart": {"snapshots": "in another environment: progress of step"},
+    "SharedSnapshot": {"snapshots": "must hold copies"},
+    "Unclipped": {"actions": "clip to [-1, 1]"},
+    "AcceptsNaN": {"actions": "an action of NaN is accepted"},
+    "ProgressBelowZero": {"outcomes": "clip it to [0, 1]", "expert": "progress is -"},
+    "SuccessWithoutProgress": {"expert": "give progress 1 on success"},
+    "RewardOfNaN": {
+        "outcomes": "reward is nan",
+        "expert": "reward is nan",
+        "gymnasium": "rewards are not equivalent",
+    },
+    "NumpyFlags": {"outcomes": "wrap it in bool(...)", "expert": "numpy.bool"},
+    "BothEnds": {"expert": "set truncated only if not terminated"},
+    "MergedEnds": {"clock": "the clock sets truncated and only the task sets terminated"},
+    "ClockOfItsOwn": {"clock": "truncated is never set"},
+    "EarlyClock": {"clock": "truncated is set at step 4"},
+    "ForgetsSubgoals": {"outcomes": "completed goes from 0b1 to 0b0", "expert": "keep what"},
+    "StrangeSubgoals": {"outcomes": "0b100 for 2 subgoals", "expert": "0b100"},
+    "SuccessWithoutSubgoals": {"expert": "success with completed 0b1 of 0b11"},
+}
+# Nothing else can be looked at.
+FATAL = {
+    "CannotBeMade": "RuntimeError: no licence for the simulator",
+    "BreaksWhenAdvancing": "broken_reach.py, advance()",
+    "GymnasiumTuple": "return vla_rl.sim.Outcome",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_by_the_check_that_is_meant_for_it(fault):
+    said = broken(with_fault(fault))
+    assert said.keys() == FAULTS[fault].keys()
+    for check, words in FAULTS[fault].items():
+        assert words in said[check]
+
+
+@pytest.mark.parametrize("fault", FATAL)
+def test_without_a_working_environment_the_next_task_is_checked(fault):
+    found = list(examine(replace(with_fault(fault), tasks=("red", "green"))))
+    on_tasks = found[len(SUITE_CHECKS) :]
+    assert [(task, each.name, each.ok) for task, each in on_tasks] == [
+        ("red", "make", False),
+        ("green", "make", False),
+    ]
+    assert FATAL[fault] in f"{on_tasks[0][1].found}; {on_tasks[0][1].advice}"
+
+
+def test_every_fault_is_tried():
+    classes = [
+        name
+        for name, value in vars(broken_reach).items()
+        if isinstance(value, type) and issubclass(value, broken_reach.Sound)
+    ]
+    assert set(classes) == FAULTS.keys() | FATAL.keys()
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "remark"),
+    [
+        ("NotRestorable", "snapshots", "define snapshot() and restore()"),
+        ("TwoStarts", "starts", "several seeds share a start"),
+        ("NearlyOneStart", "starts", "nearly fixed"),
+        ("UnseededWind", "actions", "see seeding"),
+    ],
+)
+def test_what_is_allowed_but_costly_is_remarked(fault, check, remark):
+    found = {each.name: each for _, each in examine(with_fault(fault))}
+    assert found[check].ok
+    assert remark in found[check].advice
+
+
+@pytest.mark.parametrize(
+    ("module", "check", "words"),
+    [
+        ("twin_instructions", "tasks", "red, blue share the instruction 'go to the red dot'"),
+        ("loose_settings", "settings", "@dataclass(frozen=True)"),
+        ("imports_torch", "torch-free", "torch is imported"),
+        ("lacks_make", "names", "must define make"),
+        ("is_not_there", "names", "unknown envs plug-in"),
+    ],
+)
+def test_a_fault_of_a_module_is_found(module, check, words):
+    found = list(examine(Subject(f"tests.user_code.{module}", seeds=2)))
+    bad = [each for _, each in found if not each.ok]
+    assert [each.name for each in bad] == [check]
+    assert words in f"{bad[0].found}; {bad[0].advice}"
+    nothing_left = check == "names"
+    assert (len(found) < len(CHECKS)) == nothing_left
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": "red"}, "share the id 'red'"),
+        ({"suite": "somebody_else"}, "it is loaded as"),
+        ({"instruction": " "}, "instruction of green is empty"),
+        ({"max_steps": 0}, "give an int of at least 1"),
+        ({"subgoals": ("a", "a")}, "a name of its own"),
+        ({"subgoals": tuple(map(str, range(63)))}, "at most 62"),
+    ],
+)
+def test_malformed_tasks_are_found(change, words, monkeypatch):
+    red, green, blue = broken_reach.tasks()
+    monkeypatch.setattr(broken_reach, "tasks", lambda: (red, replace(green, **change), blue))
+    with pytest.raises(AssertionError, match=words):
+        with_fault("Sound").must_pass("tasks")
+
+
+def test_a_bucket_of_unknown_tasks_is_found(monkeypatch):
+    monkeypatch.setattr(broken_reach, "BUCKETS", {"easy": ("rad",)}, raising=False)
+    with pytest.raises(AssertionError, match="bucket 'easy' names rad"):
+        with_fault("Sound").must_pass("tasks")
+
+
+def test_settings_that_do_not_travel_are_found(monkeypatch):
+    @dataclass(frozen=True)
+    class Settings:
+        sizes: Any = (16, 32)
+
+    monkeypatch.setattr(broken_reach, "Settings", Settings)
+    with pytest.raises(AssertionError, match=r"\(16, 32\)\) comes back from JSON as .*\[16, 32\]"):
+        Subject(NAME).must_pass("settings")
+    with pytest.raises(AssertionError, match="define its class at the top of a module"):
+        Subject(NAME).must_pass("pickling")
+
+
+def test_an_expert_that_never_succeeds_is_found():
+    with pytest.raises(AssertionError, match="solves 0 of 10 starts within 1 steps"):
+        replace(SOUND, max_steps=(1,)).must_pass("expert")
+
+
+def test_tasks_are_taken_from_the_buckets_first(monkeypatch):
+    assert [task.id for task in SOUND.chosen()] == ["red", "green"]
+    monkeypatch.setattr(
+        broken_reach, "BUCKETS", {"easy": ("blue",), "hard": ("red", "green")}, raising=False
+    )
+    subject = Subject(NAME)
+    assert [task.id for task in subject.chosen()] == ["blue", "red"]
+    assert [task.id for task in replace(subject, limit=3).chosen()] == ["blue", "red", "green"]
+    assert [task.id for task in replace(subject, tasks=("green",)).chosen()] == ["green"]
+
+
+def test_bad_questions_are_answered():
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        Subject("point_reach", seeds=0)
+    with pytest.raises(ValueError, match="did you mean 'seeding'"):
+        SOUND.must_pass("sedding")
+
+
+# ---------------------------------------------------------------------------------- the command
+
+
+def check(*words: str) -> int:
+    return cli.main(["check", *words])
+
+
+def test_the_command_is_quick_and_says_what_is_fine(capsys):
+    began = time.monotonic()
+    assert check("--env", "point_reach", "--tasks", "red", "--env.image-size", "32") == 0
+    assert time.monotonic() - began < 30
+    shown = capsys.readouterr().out
+    assert "point_reach keeps the contract" in shown
+    assert '"image_size": 32' in shown
+    assert all(name in shown for name in CHECKS)
+    assert "BAD" not in shown
+
+
+def test_the_command_names_what_to_mend(capsys):
+    assert check("--env", NAME, "--env.fault", "BlackFrame", "--tasks", "red", "--seeds", "2") == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "BAD frames view 'top' shows nothing but the colour [0, 0, 0] at 2 starts" in shown
+    assert "to mend: frames of red" in shown
+
+
+def test_an_unknown_task_is_bad_input(capsys):
+    assert check("--env", "point_reach", "--tasks", "rad") == 2
+    assert "did you mean 'red'" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""``vla-rl check``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vla_rl.config import World
+from vla_rl.contract import Subject, examine
+from vla_rl.types import Check
+
+
+@dataclass(frozen=True)
+class Command:
+    """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to mend.
+
+    The suite may be the first word: `vla-rl check gym:CartPole-v1`.
+    """
+
+    world: World = field(default_factory=lambda: World(tasks=("all",), max_steps=None))
+    """Which suite, tasks, cameras and horizon."""
+    seeds: int = 10
+    """Starts of each task to look at."""
+    limit: int = 2
+    """Most tasks to make environments of where `--tasks` is `all`: the first of each bucket, then
+    the others."""
+
+    def run(self) -> int:
+        """Print every finding; the exit status is 1 if something must be mended."""
+        console = Console()
+        subject = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)
+        bad, section = [], ""
+        for task, check in examine(subject):
+            if task != section:
+                console.print(f"\n[bold]{task}[/bold]", highlight=False)
+                section = task
+            console.print(_row(check))
+            if not check.ok:
+                bad.append(f"{check.name} of {task}" if task else check.name)
+        console.print(
+            f"\n[red]to mend: {', '.join(bad)}[/red]"
+            if bad
+            else f"\n[green]{subject.suite} keeps the contract[/green]",
+            highlight=False,
+        )
+        return 1 if bad else 0
+
+
+def _row(check: Check) -> Table:
+    """A line for one check; long findings and advice are wrapped under themselves."""
+    if not check.ok:
+        mark = "[red]BAD[/red]"
+    else:
+        mark = "[yellow]note[/yellow]" if check.advice else "[green]ok[/green]"
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=4)
+    row.add_column(width=17, style="bold")
+    row.add_column()
+    row.add_row(mark, check.name, Text(check.found))
+    if check.advice:
+        row.add_row("", "", Text(check.advice, style="yellow"))
+    return row

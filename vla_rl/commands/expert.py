@@ -1,0 +1,227 @@
+"""``vla-rl expert``."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import torch
+import tyro
+
+from vla_rl import checkpoint, plugins, stages
+from vla_rl.config import World, to_json
+from vla_rl.demos import DemoSet
+from vla_rl.evaluate import EvalConfig, protocol_id, resolve
+from vla_rl.interruption import Interruption
+from vla_rl.metrics import Progress
+from vla_rl.sim import Outcome, SimEnv
+from vla_rl.simulation import record
+from vla_rl.state_expert import PPOConfig, SACConfig, StateExpert, Training, play
+from vla_rl.statistics import EvalResult, TaskResult
+from vla_rl.tables import show_demos, show_evaluation
+from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train experts on the true state, where there are no scripted ones, and record with them."""
+
+    out: Path = Path("runs/expert")
+    """Run folder; experts go to OUT/expert, their success to OUT/eval.json, demonstrations to
+    OUT/demos."""
+    resume: bool = False
+    """Go on from the newest valid checkpoints in OUT."""
+    world: World = field(
+        default_factory=lambda: World(tasks=("drawer-close-v3",), max_steps=(150,))
+    )
+    """Which tasks, cameras and horizon."""
+    algorithm: Annotated[Literal["sac", "ppo"], tyro.conf.arg(aliases=("--algo",))] = "ppo"
+    """Algorithm of Stable-Baselines3: `ppo`, or `sac`, which needs fewer steps but more time for
+    each; for simulators that are slow."""
+    steps: int = 200_000
+    """Environment steps of training for every task."""
+    episodes: int = 10
+    """Solved demonstrations of every task; 0 to record none."""
+    eval: EvalConfig = field(default_factory=lambda: EvalConfig(episodes_per_task=50))
+    """How the experts' success is measured."""
+    sac: SACConfig = field(default_factory=SACConfig)
+    """Settings of `sac`."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Settings of `ppo`."""
+    checkpoint_every: int = 50_000
+    """Environment steps between checkpoints."""
+    seed: int = 0
+    """Of weights, starts and noise."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "checkpoint_every"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}")
+        if self.episodes < 0:
+            raise ValueError(f"episodes must be 0 (record none) or more, got {self.episodes}")
+
+    def run(self) -> int:
+        """Train, evaluate and record."""
+        stages.checked_spaces(self.world)
+        resolve(self.world, self.eval)
+        if self.episodes:
+            stages.renderer(self.world)  # or somebody trains for long and then cannot record
+        run = stages.new_run(self.out, self, self.resume)
+        torch.set_num_threads(1)  # a second one costs these small networks more than it brings
+        experts = {task: self._trained(run, task) for task in self.world.resolved()}
+        result = self._evaluated(experts)
+        (self.out / "eval.json").write_text(result.to_json())
+        show_evaluation(result)
+        if self.episodes:
+            _require_success(result)
+            show_demos(self._recorded(experts))
+        return 0
+
+    def _trained(self, run: stages.Run, task: Task) -> StateExpert:
+        """The expert of a task, trained to its end and saved."""
+        config = self.sac if self.algorithm == "sac" else self.ppo
+        training = Training(lambda: _simulator(self.world, task), config, self.seed)
+        checkpoints = self.out / "checkpoints" / _name(task)
+        if self.resume and checkpoints.exists():
+            training.load_state_dict(checkpoint.load(checkpoints).state())
+            run.metrics.rewind(training.steps, _prefix(task))
+            print(f"{task.id}: resuming after {training.steps} steps")
+        with Interruption() as interruption:
+            self._train(run, task, training, checkpoints, interruption)
+        training.close()
+        if interruption.wanted():
+            raise KeyboardInterrupt
+        expert = training.expert()
+        expert.save(self.out / "expert" / f"{_name(task)}.safetensors")
+        return expert
+
+    def _train(
+        self,
+        run: stages.Run,
+        task: Task,
+        training: Training,
+        checkpoints: Path,
+        interruption: Interruption,
+    ) -> None:
+        """Learn up to the wanted steps or an interruption, with checkpoints and news."""
+        saved = training.steps
+        with Progress(f"train {task.id}", self.steps, training.steps) as progress:
+            while training.steps < self.steps and not interruption.wanted():
+                began, before = time.perf_counter(), training.steps
+                training.learn(min(_STEPS_BETWEEN_NEWS, self.steps - before))
+                rate = (training.steps - before) / (time.perf_counter() - began)
+                metrics = {"steps_per_second": rate}
+                text = ""
+                if training.success is not None:
+                    metrics["success"] = training.success
+                    text = f"success {training.success:.2f}"
+                named = {_prefix(task) + name: value for name, value in metrics.items()}
+                run.metrics.write(training.steps, named)
+                progress.advance(text, min(training.steps, self.steps) - before)
+                if training.steps - saved >= self.checkpoint_every:
+                    training.save(checkpoints)
+                    saved = training.steps
+        if training.steps > saved:
+            training.save(checkpoints)
+
+    def _evaluated(self, experts: Mapping[Task, StateExpert]) -> EvalResult:
+        """Success on held-out starts, in the form and under the protocol of `vla-rl eval`."""
+        world, protocol = resolve(self.world, self.eval)
+        seeds = tuple(seed_for("eval", i) for i in range(protocol.episodes_per_task))
+        results: dict[str, TaskResult] = {}
+        with Progress("evaluate", len(seeds) * len(experts)) as progress:
+            tally = stages.Tally(progress)
+            for task, expert in zip(world.resolved(), experts.values(), strict=True):
+                env = _simulator(world, task)
+                success, steps, completed = [], [], []
+                for seed in seeds:
+                    end, count = play(env, expert, seed)
+                    done = _subgoals_done(task, end)
+                    success.append(end.success)
+                    steps.append(count)
+                    completed.append(done)
+                    parts = len(task.subgoals)
+                    tally(task.id, len(done) / parts if parts else float(end.success))
+                env.close()
+                results[task.id] = TaskResult(
+                    seeds, tuple(success), tuple(steps), task.subgoals, tuple(completed)
+                )
+        return EvalResult(
+            protocol_id=protocol_id(world, protocol),
+            suite=world.suite,
+            horizon=protocol.max_steps,
+            settings=to_json(world.settings()),
+            renderer="none",
+            tasks=results,
+            policy=str(self.out / "expert"),
+        )
+
+    def _recorded(self, experts: Mapping[Task, StateExpert]) -> DemoSet:
+        """Solved episodes of every expert; those that are there already count.
+
+        Raises:
+            RuntimeError: If an expert solves next to none of the starts for demonstrations.
+        """
+        demos = stages.new_demos(self.out / "demos", self.world, append=self.resume)
+        known = {(spec.task.id, spec.seed) for spec in demos.specs()}
+        there = Counter(task_id for task_id, _ in known)
+        missing = {task: max(0, self.episodes - there[task.id]) for task in experts}
+        with Progress("record", sum(missing.values())) as progress:
+            for task, expert in experts.items():
+                env = _simulator(self.world, task)
+                seeds = (s for s in SEED_RANGES["demo"] if (task.id, s) not in known)
+                tries = islice(seeds, _TRIES * missing[task])
+                solved: list[Demonstration] = []
+                while len(solved) < missing[task]:
+                    seed = next(tries, None)
+                    if seed is None:
+                        raise RuntimeError(
+                            f"the expert of {task.id} solved fewer than 1 in {_TRIES} starts while "
+                            "recording; train it longer (--resume --steps)"
+                        )
+                    demo = record(env, expert, EpisodeSpec(task, seed), f"expert:{self.algorithm}")
+                    if demo.success:
+                        solved.append(demo)
+                        progress.advance()
+                demos.append(solved)
+                env.close()
+        return demos
+
+
+_STEPS_BETWEEN_NEWS = 2_000
+_TRIES = 50
+"""Starts that are tried for one solved demonstration, on average, before recording gives up."""
+
+
+def _simulator(world: World, task: Task) -> SimEnv:
+    env: SimEnv = plugins.load("envs", world.suite).make(task, world.settings())
+    return env
+
+
+def _name(task: Task) -> str:
+    """The task's name in letters that any file system allows."""
+    return quote(task.id, safe="")
+
+
+def _subgoals_done(task: Task, end: Outcome) -> tuple[str, ...]:
+    return tuple(name for i, name in enumerate(task.subgoals) if end.completed >> i & 1)
+
+
+def _prefix(task: Task) -> str:
+    return f"expert/{task.id}/"
+
+
+def _require_success(result: EvalResult) -> None:
+    unsolved = [task_id for task_id, task in result.tasks.items() if not task.successes]
+    if unsolved:
+        raise RuntimeError(
+            f"nothing was recorded: the expert solves none of the held-out starts of "
+            f"{', '.join(unsolved)}. Train longer (--resume --steps), give it more time (a higher "
+            "--max-steps), try the other --algorithm, or leave the task out (--resume --tasks)"
+        )

@@ -1,0 +1,305 @@
+"""The contract of a suite, as checks that say what to mend; ``vla-rl check`` and tests run them.
+
+A suite of your own is held to it by a test file of this length::
+
+    import pytest
+    from vla_rl.contract import CHECKS, Subject
+
+    SUITE = Subject("my_lab.my_suite")
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_the_contract(check):
+        SUITE.must_pass(check)
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from vla_rl import contract_env, contract_outcomes, contract_repeats, plugins
+from vla_rl.config import World, from_json, to_json
+from vla_rl.contract_case import Broken, Case, Finding
+from vla_rl.types import Check, EpisodeSpec, Spaces, Task
+
+MOST_SUBGOALS = 62
+"""``Outcome.completed`` has one bit for each, in a signed integer of 64."""
+OPTIONAL_NAMES = ("expert", "BUCKETS", "PROTOCOLS", "prepare", "filmed", "diagnose")
+PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
+
+
+@dataclass(frozen=True)
+class Subject(World):
+    """A suite under examination: which tasks, with which settings.
+
+    Attributes:
+        seeds: Number of starts of each task to look at.
+        limit: Most tasks to make environments of where ``tasks`` is ``("all",)``: the first of each
+            bucket, then the others.
+
+    Raises:
+        ValueError: If ``seeds`` or ``limit`` is less than 1.
+    """
+
+    tasks: tuple[str, ...] = ("all",)
+    max_steps: tuple[int, ...] | None = None
+    seeds: int = 10
+    limit: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "limit"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {vars(self)[name]}")
+
+    @property
+    def module(self) -> ModuleType:
+        """The suite; raises ``ValueError`` if there is none or it lacks an agreed name."""
+        return plugins.load("envs", self.suite)
+
+    def chosen(self) -> list[Task]:
+        """The tasks to make environments of.
+
+        Raises:
+            ValueError: For an unknown task, or a horizon or instruction that does not suit them.
+        """
+        if self.tasks != ("all",):
+            return self.resolved()
+        ids = [task.id for task in self.module.tasks()]
+        buckets = vars(self.module).get("BUCKETS", {})
+        firsts = [members[0] for members in buckets.values() if members and members[0] in ids]
+        spread = tuple(dict.fromkeys([*firsts, *ids]))[: self.limit]
+        return replace(self, tasks=spread).resolved()
+
+    def cases(self) -> Iterator[Case]:
+        """The chosen tasks; the environments of one are closed before the next."""
+        for task in self.chosen():
+            case = Case(self.module, self.settings(), task, self.seeds)
+            try:
+                yield case
+            finally:
+                case.close()
+
+    def must_pass(self, check: str) -> None:
+        """Run one of :data:`CHECKS`, on every chosen task if it is about environments.
+
+        Raises:
+            AssertionError: If it fails, with what was found and what to mend.
+            ValueError: If there is no such check.
+        """
+        if check not in CHECKS:
+            raise ValueError(plugins.unknown("check", check, CHECKS))
+        if check in SUITE_CHECKS:
+            done = [(self.suite, _run(check, SUITE_CHECKS[check], self))]
+        else:
+            done = [(c.task.id, _run(check, TASK_CHECKS[check], c)) for c in self.cases()]
+        bad = [f"{where}: {each.found}; {each.advice}" for where, each in done if not each.ok]
+        if bad:
+            raise AssertionError("\n".join(bad))
+
+
+def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
+    """Run every check, and go on after a failure.
+
+    Only where nothing is left to go on with (no module, no environment) the rest is left out.
+
+    Yields:
+        The task's id ("" for what is about the whole suite) and what was found.
+
+    Raises:
+        ValueError: For an unknown task, or a horizon or instruction that does not suit them.
+    """
+    for name, check in SUITE_CHECKS.items():
+        done = _run(name, check, subject)
+        yield "", done
+        if name == "names":
+            if not done.ok:
+                return
+            subject.chosen()  # a task that is not there is no fault of the suite
+    for case in subject.cases():
+        for name, task_check in TASK_CHECKS.items():
+            done = _run(name, task_check, case)
+            yield case.task.id, done
+            if name == "make" and not done.ok:
+                break
+
+
+T = TypeVar("T")
+
+
+def _run(name: str, check: Callable[[T], Finding], on: T) -> Check:
+    try:
+        return Check(name, True, *check(on))
+    except Broken as broken:
+        return Check(name, False, *broken.finding)
+    except Exception as error:
+        # What is examined may raise anything, and the report must go on.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"raised in line {last.lineno} of {Path(last.filename).name}, {last.name}()"
+        return Check(name, False, f"{type(error).__name__}: {error}", where)
+
+
+# -------------------------------------------------------------------------- checks of a suite
+
+
+def names(subject: Subject) -> Finding:
+    """The module has the agreed names, and they give what they should."""
+    try:
+        module = subject.module
+    except ValueError as error:
+        raise Broken(
+            str(error), "vla_rl.types.Suite says what each of the names must be"
+        ) from error
+    declared, tasks = module.spaces(subject.settings()), module.tasks()
+    if not isinstance(declared, Spaces):
+        raise Broken(f"spaces() gave a {type(declared).__name__}", "return vla_rl.types.Spaces")
+    if not tasks or not all(isinstance(task, Task) for task in tasks):
+        raise Broken(f"tasks() gave {tasks!r}", "return at least one vla_rl.types.Task")
+    optional = [name for name in OPTIONAL_NAMES if name in vars(module)]
+    return Finding(", ".join([*plugins.REQUIRED_NAMES["envs"], *optional]))
+
+
+def settings(subject: Subject) -> Finding:
+    """``Settings`` is a frozen dataclass that survives JSON."""
+    kind, chosen = subject.module.Settings, subject.settings()
+    frozen = is_dataclass(kind) and vars(kind)["__dataclass_params__"].frozen
+    if not frozen:
+        raise Broken("Settings is no frozen dataclass", "write @dataclass(frozen=True) above it")
+    text = json.dumps(to_json(chosen))
+    back = from_json(kind, json.loads(text))
+    if back != chosen:
+        raise Broken(f"{chosen} comes back from JSON as {back}", PLAIN)
+    return Finding(text)
+
+
+def tasks(subject: Subject) -> Finding:
+    """Tasks are well formed, and told apart by id and by instruction."""
+    every = subject.module.tasks()
+    for task in every:
+        _check_task(task, subject.suite)
+    _check_unique("id", every, "give each task an id of its own")
+    _check_unique("instruction", every, "a policy sees only the sentence: say in it what differs")
+    ids = {task.id for task in every}
+    for bucket, members in vars(subject.module).get("BUCKETS", {}).items():
+        strangers = ", ".join(name for name in members if name not in ids)
+        if strangers:
+            raise Broken(f"bucket {bucket!r} names {strangers}", "use the ids that tasks() gives")
+    return Finding(f"{len(every)}, each with an instruction of its own")
+
+
+def _check_unique(name: str, every: Sequence[Task], advice: str) -> None:
+    sharing: dict[str, list[str]] = {}
+    for task in every:
+        # Case and blanks tell no policy what to do.
+        sharing.setdefault(" ".join(vars(task)[name].lower().split()), []).append(task.id)
+    for value, ids in sharing.items():
+        if len(ids) > 1:
+            raise Broken(f"tasks {', '.join(ids)} share the {name} {value!r}", advice)
+
+
+def _check_task(task: Task, suite: str) -> None:
+    if task.suite != suite:
+        raise Broken(f"suite of {task.id} is {task.suite!r}", f"it is loaded as {suite!r}")
+    if not task.instruction.strip():
+        raise Broken(f"instruction of {task.id} is empty", "say what is to be done")
+    if type(task.max_steps) is not int or task.max_steps < 1:
+        raise Broken(f"max_steps of {task.id} is {task.max_steps!r}", "give an int of at least 1")
+    if len(set(task.subgoals)) < len(task.subgoals) or len(task.subgoals) > MOST_SUBGOALS:
+        raise Broken(
+            f"subgoals of {task.id} are {task.subgoals}",
+            f"give each a name of its own, at most {MOST_SUBGOALS} of them",
+        )
+
+
+def pickling(subject: Subject) -> Finding:
+    """Settings, tasks and specs travel to workers and into files."""
+    task = subject.chosen()[0]
+    for value in (subject.settings(), task, EpisodeSpec(task, 0)):
+        kind = type(value)
+        try:
+            pickled = pickle.loads(pickle.dumps(value))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise Broken(
+                f"{kind.__name__} cannot be pickled: {error}",
+                f"define its class at the top of a module; {PLAIN}",
+            ) from error
+        written = from_json(kind, json.loads(json.dumps(to_json(value))))
+        for how, back in (("pickle", pickled), ("JSON", written)):
+            if back != value:
+                raise Broken(f"{value} comes back from {how} as {back}", PLAIN)
+    return Finding("settings, tasks and specs come back equal from pickle and JSON")
+
+
+# In a process of its own, because this one has torch.
+_TORCH = """
+import json, sys
+suite, settings, task, sys.path = json.load(sys.stdin)
+from vla_rl import plugins
+from vla_rl.config import from_json
+from vla_rl.types import Task
+module = plugins.load("envs", suite)
+settings, task = from_json(module.Settings, settings), from_json(Task, task)
+if "prepare" in vars(module):
+    module.prepare(settings)
+env = module.make(task, settings)
+env.start(0)
+env.observe()
+if "expert" in vars(module):
+    module.expert(task)(env)
+env.close()
+print("torch" in sys.modules)
+"""
+
+
+def torch_free(subject: Subject) -> Finding:
+    """A worker process that makes, starts and looks never imports torch."""
+    chosen = to_json(subject.settings()), to_json(subject.chosen()[0])
+    done = subprocess.run(
+        [sys.executable, "-c", _TORCH],
+        input=json.dumps([subject.suite, *chosen, sys.path]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        error = done.stderr.strip().rpartition("\n")[2]
+        raise Broken(error, "it happens in a fresh process: make, start, observe")
+    if done.stdout.strip().endswith("True"):
+        raise Broken(
+            "torch is imported by the suite",
+            "use NumPy: workers would need a second or two more to start and much more memory",
+        )
+    return Finding("a worker does without torch")
+
+
+SUITE_CHECKS: dict[str, Callable[[Subject], Finding]] = {
+    "names": names,
+    "settings": settings,
+    "tasks": tasks,
+    "pickling": pickling,
+    "torch-free": torch_free,
+}
+TASK_CHECKS: dict[str, Callable[[Case], Finding]] = {
+    "make": contract_env.making,
+    "spaces": contract_env.spaces,
+    "actions": contract_env.actions,
+    "outcomes": contract_outcomes.outcomes,
+    "expert": contract_outcomes.solving,
+    "clock": contract_repeats.clock,
+    "seeding": contract_repeats.seeding,
+    "starts": contract_repeats.starts,
+    "snapshots": contract_repeats.snapshots,
+    "frames": contract_env.frames,
+    "speed": contract_env.speed,
+    "gymnasium": contract_env.gymnasium_checker,
+    "stable-baselines3": contract_env.stable_baselines3_checker,
+}
+CHECKS = (*SUITE_CHECKS, *TASK_CHECKS)
+"""Names of the checks, for :meth:`Subject.must_pass`."""
