@@ -36,8 +36,17 @@ def cloned(folder: Path, seed: int, world: tuple[str, ...], demos: tuple[str, ..
     return policy
 
 
-def trained(folder: Path, start: Path, seed: int, *options: str) -> EvalResult:
+def trained(
+    folder: Path, start: Path, seed: int, *options: str, evaluation: tuple[str, ...] = ()
+) -> EvalResult:
     """Train from a clone of :func:`cloned` with its demonstrations at hand, and evaluate.
+
+    Args:
+        folder: Of the run.
+        start: The clone.
+        seed: Of the run.
+        options: Of the training.
+        evaluation: Options of the evaluation.
 
     Returns:
         Success on held-out starts, also written to ``folder/eval_after.json``.
@@ -50,14 +59,14 @@ def trained(folder: Path, start: Path, seed: int, *options: str) -> EvalResult:
             command("train", "--out", folder, "--resume")
         else:
             command("train", *words, "--train.iterations", "100000", *options)
-        evaluated(folder / "policy", result)
+        evaluated(folder / "policy", result, *evaluation)
     return EvalResult.from_json(result.read_text())
 
 
-def evaluated(policy: Path, result: Path) -> EvalResult:
+def evaluated(policy: Path, result: Path, *options: str) -> EvalResult:
     """Success of a policy on held-out starts."""
     if not result.exists():
-        command("eval", "--policy", policy, "--out", result)
+        command("eval", "--policy", policy, "--out", result, *options)
     return EvalResult.from_json(result.read_text())
 
 

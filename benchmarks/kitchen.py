@@ -1,0 +1,137 @@
+"""Franka Kitchen from images: cloned from scripted experts, improved by RL, on held-out starts.
+
+Two arms, each with its own demonstrations, weights and starts for every seed: single elements, five
+in one policy, from sparse success; and one sequence of four elements, from a reward for each part.
+
+    python -m benchmarks.kitchen elements|sequence [--seeds 3] [--out runs/kitchen]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks._record import write
+from benchmarks._runs import command, evaluated, trained
+from vla_rl.statistics import compare, comparison_rows, mean_interval
+
+SUITE = ("--env", "franka_kitchen")
+# A step is 80 ms, eight times one of Meta-World: short chunks, little noise.
+NETWORK = ("--net.chunk", "5", "--net.std", "0.04")
+RECIPE = ("--algorithm", "dapo", "--anchor.coef", "10", "--train.checkpoint-every", "10")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is practised, and for how long.
+
+    Attributes:
+        tasks: Of the suite, all in one policy.
+        horizon: In environment steps.
+        demos: Demonstrations of each task.
+        sft_steps: Gradient steps of cloning.
+        env_steps: Environment steps of RL.
+        episodes: Held-out starts of each task.
+        options: Of the training, besides those of all arms.
+    """
+
+    tasks: tuple[str, ...]
+    horizon: int
+    demos: int
+    sft_steps: int
+    env_steps: int
+    episodes: int
+    options: tuple[str, ...] = ()
+
+    @property
+    def world(self) -> tuple[str, ...]:
+        """Options that name tasks and horizon."""
+        return (*SUITE, "--tasks", *self.tasks, "--max-steps", str(self.horizon))
+
+
+ELEMENTS = ("light-switch", "slide-cabinet", "kettle", "top-burner", "bottom-burner")
+ARMS = {
+    "elements": Arm(
+        ELEMENTS, horizon=60, demos=20, sft_steps=1500, env_steps=200_000, episodes=100
+    ),
+    "sequence": Arm(
+        ("kitchen-complete",),
+        horizon=280,
+        demos=20,
+        sft_steps=2000,
+        env_steps=250_000,
+        episodes=50,
+        options=("--rewards", "subgoals", "--train.episodes-per-iteration", "48"),
+    ),
+}
+
+
+def cloned(folder: Path, arm: Arm, seed: int) -> Path:
+    """The policy cloned from this seed's demonstrations."""
+    policy = folder / "sft" / "policy"
+    if not policy.exists():
+        demos = ("--demos", folder / "demos")
+        first = ("--episodes", str(arm.demos), "--first", str(100 * seed))
+        # The experts take the time they need.
+        command("record", *SUITE, "--tasks", *arm.tasks, *first, "--out", folder / "demos")
+        learn = ("--sft.steps", str(arm.sft_steps), "--seed", str(seed), *NETWORK)
+        command("sft", *demos, *arm.world, *learn, "--out", folder / "sft")
+    return policy
+
+
+def one_seed(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
+    """Before and after, measure by measure."""
+    start = cloned(out, arm, seed)
+    episodes = ("--eval.episodes-per-task", str(arm.episodes))
+    before = evaluated(start, out / "eval_before.json", *episodes)
+    budget = ("--train.env-steps", str(arm.env_steps))
+    after = trained(out / "rl", start, seed, *RECIPE, *arm.options, *budget, evaluation=episodes)
+    measures = {
+        row.name: {
+            "before": list(row.before),
+            "after": list(row.after),
+            "difference": list(row.change),
+        }
+        for task in before.tasks
+        for row in comparison_rows(task, before.tasks[task], after.tasks[task])
+    }
+    mean = {
+        "before": list(before.mean),
+        "after": list(after.mean),
+        "difference": list(compare(before, after).mean),
+    }
+    print(seed, f"{before.mean.value:.3f} -> {after.mean.value:.3f}", flush=True)
+    return {"seed": seed, "protocol": before.protocol_id, "measures": measures, "mean": mean}
+
+
+def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean of every measure over seeds, with Student's t interval."""
+    rows = {name: [seed["measures"][name] for seed in seeds] for name in seeds[0]["measures"]}
+    rows["mean"] = [seed["mean"] for seed in seeds]
+    return {
+        name: {
+            when: list(mean_interval([row[when][0] for row in of_seeds]))
+            for when in ("before", "after", "difference")
+        }
+        for name, of_seeds in rows.items()
+    }
+
+
+def main() -> None:
+    """Measure one arm and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("arm", choices=ARMS)
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--out", type=Path, default=Path("runs/kitchen"))
+    given = parser.parse_args()
+    arm = ARMS[given.arm]
+    folder = given.out / given.arm
+    seeds = [one_seed(folder / f"seed{s}", arm, s) for s in range(given.seeds)]
+    setting = {"arm": vars(arm), "recipe": [*NETWORK, *RECIPE]}
+    print(write(f"kitchen_{given.arm}", {**setting, "seeds": seeds, "over": over_seeds(seeds)}))
+
+
+if __name__ == "__main__":
+    main()
