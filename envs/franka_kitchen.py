@@ -285,10 +285,7 @@ class FrankaKitchen(SimEnv):
         """
         if self.steps >= self.task.max_steps:
             raise RuntimeError("the episode has ended; call start() or restore() first")
-        wanted = np.asarray(action, np.float64)
-        if wanted.shape != (9,) or not np.isfinite(wanted).all():
-            raise ValueError(f"an action must be 9 finite numbers, got {action!r}")
-        self._data.ctrl[:] = self._stock.target(self._observed, wanted)
+        self._data.ctrl[:] = self._stock.target(self._observed, self.clipped(action))
         self._mujoco.mj_step(self.model, self._data, nstep=self._stock.substeps)
         self._observe_joints()
         self.steps += 1
@@ -322,10 +319,6 @@ class FrankaKitchen(SimEnv):
         self._noise.bit_generator.state = saved.noise
         self._observed, self._initial = saved.observed, saved.initial
         self.done, self.steps = saved.done, saved.steps
-
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The first view as an ``[h, w, 3]`` image."""
-        return cast("NDArray[np.uint8]", self._images()[0])
 
     def close(self) -> None:
         """Free the GL resources."""
@@ -419,8 +412,8 @@ class _Stock:
     def target(
         self, observed: NDArray[np.float64], action: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """``[9]`` positions that the actuators are sent to by a ``[9]`` action."""
-        wanted = observed + np.minimum(np.maximum(action, -1.0), 1.0) * self.speed * self.seconds
+        """``[9]`` positions that the actuators are sent to by a ``[9]`` action in [-1, 1]."""
+        wanted = observed + action * self.speed * self.seconds
         return np.minimum(np.maximum(wanted, self.low), self.high)
 
     def displaced(self, draw: np.random.Generator, settings: Settings) -> NDArray[np.float64]:

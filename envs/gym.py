@@ -147,12 +147,9 @@ class GymEnv(SimEnv):
         """
         if self._ended:
             raise RuntimeError("the episode has ended; call start() first")
-        size, rule = self.spaces.action_dim, self._plan.success
-        wanted = np.asarray(action, np.float64)
-        if wanted.shape != (size,) or not np.isfinite(wanted).all():
-            raise ValueError(f"an action must be {size} finite numbers, got {action!r}")
+        rule = self._plan.success
         self._seen, paid, terminated, cut, info = self._env.step(
-            self._plan.actions.to_env(np.clip(wanted, -1.0, 1.0))
+            self._plan.actions.to_env(self.clipped(action))
         )
         reward = float(paid)
         self._steps += 1
@@ -186,16 +183,6 @@ class GymEnv(SimEnv):
     def restore(self, snapshot: object) -> None:
         """There are no snapshots."""
         raise RuntimeError(f"gym:{self.task.id} cannot be restored; see SimEnv.restorable")
-
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The first view as an ``[h, w, 3]`` image.
-
-        Raises:
-            RuntimeError: If there is no view.
-        """
-        if not self.spaces.views:
-            raise RuntimeError(f"gym:{self.task.id} was made without images")
-        return cast("NDArray[np.uint8]", self.observe().images[0])
 
     def close(self) -> None:
         """Close the environment and free the GL resources."""

@@ -271,10 +271,6 @@ class MetaWorld(SimEnv):
         self._initial_remaining = saved.initial_remaining
         self._put(saved.physics)
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The first view as an ``[h, w, 3]`` image."""
-        return cast("NDArray[np.uint8]", self._images()[0])
-
     def close(self) -> None:
         """Free the GL resources."""
         if self._renderer is not None:

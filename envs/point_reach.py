@@ -186,10 +186,6 @@ class PointReach(SimEnv):
         """Return to a snapshot."""
         self.state = cast(PointState, snapshot)
 
-    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """The view as an ``[h, w, 3]`` image."""
-        return cast("NDArray[np.uint8]", self.observe().images[0])
-
     def _distance(self, state: PointState) -> float:
         x, y = state.dots[self._goal_index]
         return math.hypot(x - state.x, y - state.y)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from vla_rl import cli
+from vla_rl.config import read_world
+from vla_rl.envs import point_reach
 from vla_rl.metrics import read_metrics
+from vla_rl.policies import tiny
+from vla_rl.policy import load_policy
 from vla_rl.statistics import EvalResult, paired_difference
+from vla_rl.types import seed_for
 
 # Only one of the tasks: without the need for language a small net clones it in seconds.
 RECORD = ["record", "--suite", "point_reach", "--tasks", "red", "--episodes", "100"]
@@ -75,7 +82,7 @@ def test_ten_iterations_equal_five_a_kill_and_five_more(clone, tmp_path):
         *("--train.episodes-per-iteration", "192", "--rollout.workers", "2"),
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(command("train", "--out", whole, *options), check=True, capture_output=True)
+    assert vla_rl("train", "--out", whole, *options) == 0
     running = subprocess.Popen(command("train", "--out", cut, *options), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (cut / "checkpoints" / "step_000005").exists() and time.monotonic() < deadline:
@@ -150,6 +157,75 @@ def test_a_users_algorithm_by_dotted_name(clone, tmp_path):
     assert json.loads((out / "config.json").read_text())["algo"]["group_size"] == 4
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A run of two iterations from fresh weights, which solve nothing: only progress pays."""
+    out = tmp_path_factory.mktemp("cli") / "fresh"
+    options = [
+        *("--suite", "point_reach", "--tasks", "red", "--network", "tiny", "--net.chunk", "2"),
+        *("--rewards", "progress", "--train.iterations", "2", "--train.checkpoint-every", "1"),
+        *("--train.episodes-per-iteration", "64", "--rollout.workers", "1"),
+    ]
+    assert vla_rl("train", *options, "--out", out) == 0
+    return out
+
+
+def test_train_begins_with_fresh_weights_where_no_policy_is_given(fresh):
+    policy = load_policy(fresh / "policy", point_reach.spaces(point_reach.Settings()))
+    assert isinstance(policy, tiny.Policy)
+    assert policy.chunk == 2
+    assert read_world(fresh / "policy").tasks == ("red",)
+    assert [row["step"] for row in read_metrics(fresh / "metrics.jsonl")] == [1, 2]
+    first, second = (
+        load_file(fresh / "checkpoints" / f"step_{step:06d}" / "policy" / "model.safetensors")
+        for step in (1, 2)
+    )
+    assert (first["vision.weight"] != second["vision.weight"]).any(), "all of it is trained"
+
+
+def test_fresh_weights_normalise_the_states_they_met(fresh):
+    weights = load_file(fresh / "policy" / "model.safetensors")
+    env = point_reach.make(point_reach.tasks()[0], point_reach.Settings())
+    met = []
+    for index in range(200):
+        env.start(seed_for("train", index))
+        met.append(env.observe().state)
+    # They met the states of some whole episodes: like those at starts, but not the same.
+    assert np.abs(weights["state_mean"] - np.mean(met, axis=0)).max() < np.std(met, axis=0).max()
+    assert 0.3 < (weights["state_std"] / np.std(met, axis=0)).max() < 3
+    assert (weights["state_mean"] != 0).all()
+
+
+def test_a_run_from_fresh_weights_can_be_resumed(fresh, tmp_path, capsys):
+    out = shutil.copytree(fresh, tmp_path / "run")
+    assert vla_rl("train", "--out", out, "--resume", "--train.iterations", "3") == 0
+    assert "resuming after iteration 2" in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
+    before, after = (load_file(run / "policy" / "model.safetensors") for run in (fresh, out))
+    for name in ("state_mean", "state_std"):
+        assert (before[name] == after[name]).all()
+    assert (before["vision.weight"] != after["vision.weight"]).any()
+
+
+@pytest.mark.parametrize(
+    "named", [["--suite", "point_reach"], ["--env", "point_reach"], ["--env=point_reach"]]
+)
+def test_env_is_another_name_of_suite(named, tmp_path):
+    out = tmp_path / "demos"
+    options = ["--tasks", "red", "--env.image-size", "32", "--episodes", "1", "--out", out]
+    assert vla_rl("record", *named, *options) == 0
+    assert read_world(out).suite == "point_reach"
+    assert read_world(out).env == point_reach.Settings(image_size=32)
+
+
+def test_a_first_bare_word_names_the_suite(capsys):
+    assert vla_rl("check", "point_reach", "--seeds", "2", "--limit", "1") == 0
+    shown = capsys.readouterr().out
+    assert "point_reach keeps the contract" in shown
+    assert "2 of 2 differ" in shown
+    assert "green" not in shown
+
+
 def test_an_anchored_run_needs_and_uses_demonstrations(clone, demos, tmp_path, capsys):
     options = ["--policy", clone, "--anchor.coef", "1", "--train.iterations", "2"]
     assert vla_rl("train", "--out", tmp_path / "a", *options) == 2
@@ -190,6 +266,7 @@ def test_append_adds_new_starts(tmp_path, capsys):
 BAD_INPUT = {
     "unknown command": (["trainn"], "did you mean 'train'"),
     "unknown suite": (["record", "--suite", "metawurld"], "did you mean 'metaworld'"),
+    "unknown suite first": (["check", "metawurld"], "did you mean 'metaworld'"),
     "unknown task": (["record", "--tasks", "drawer-opn-v3"], "did you mean 'drawer-open-v3'"),
     "task twice": (["record", "--tasks", "push-v3", "push-v3"], "named twice"),
     "impossible camera": (["record", "--env.cameras", "corner9"], "did you mean 'corner"),

@@ -12,14 +12,8 @@ from vla_rl.demos import DemoSet
 from vla_rl.envs import point_reach
 from vla_rl.metrics import read_metrics
 from vla_rl.sim import Outcome
-from vla_rl.state_expert import (
-    PPOConfig,
-    SACConfig,
-    StateEnv,
-    StateExpert,
-    Training,
-    play,
-)
+from vla_rl.state_expert import StateExpert, play
+from vla_rl.state_training import PPOConfig, SACConfig, StateEnv, Training
 from vla_rl.statistics import EvalResult
 from vla_rl.types import SEED_RANGES, seed_for
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,6 +16,9 @@ from vla_rl.types import Floats, Observation, Task, seed_for
 NEARLY_FIXED = 0.01
 """Starts are nearly fixed if their numbers differ by less than this share of what ten random
 actions change."""
+LAST_DIGITS = 1e-9
+"""Numbers that differ by a smaller share count as equal: some libraries add up in an order that
+depends on where things lie in memory."""
 
 
 class Finding(NamedTuple):
@@ -54,14 +57,13 @@ class Case:
     @property
     def env(self) -> SimEnv:
         """An environment of the task, the same one every time."""
-        return self.pair[0]
+        return self._first(1)[0]
 
     @property
     def pair(self) -> tuple[SimEnv, SimEnv]:
         """Two environments of the task, made separately."""
-        while len(self._made) < 2:
-            self._made.append(self.suite.make(self.task, self.settings))
-        return self._made[0], self._made[1]
+        one, two = self._first(2)
+        return one, two
 
     @property
     def seeds(self) -> list[int]:
@@ -81,6 +83,11 @@ class Case:
         """Close the environments."""
         while self._made:
             self._made.pop().close()
+
+    def _first(self, count: int) -> list[SimEnv]:
+        while len(self._made) < count:
+            self._made.append(self.suite.make(self.task, self.settings))
+        return self._made[:count]
 
 
 class Look(NamedTuple):
@@ -121,48 +128,59 @@ def random_actions(env: SimEnv, steps: int, seed: int) -> Floats:
     return rng.uniform(-1, 1, (steps, env.spaces.action_dim)).astype(np.float32)
 
 
-def play(env: SimEnv, actions: Floats) -> Played:
+def unseen(env: SimEnv) -> Look:
+    """Nothing, where looks do not matter: an environment that was never drawn is made sooner."""
+    return Look(Observation(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0, np.float32)), np.zeros(0))
+
+
+def play(env: SimEnv, actions: Floats, looking: Callable[[SimEnv], Look] = look) -> Played:
     """Take ``[L, A]`` actions from the present state, or fewer if the episode ends."""
-    first = look(env)
+    first = looking(env)
     outcomes = []
     for action in actions:
         outcomes.append(env.advance(action))
         if outcomes[-1].terminated or outcomes[-1].truncated:
             break
-    return Played(first, outcomes, look(env))
+    return Played(first, outcomes, looking(env))
 
 
-def difference(a: Played, b: Played) -> str:
-    """The first thing in which two episodes differ, in words; empty if they are equal."""
+def difference(a: Played, b: Played, tolerance: float = LAST_DIGITS) -> str:
+    """The first thing in which two episodes differ, in words; empty if they are equal.
+
+    Frames, flags and counts must be the same, other numbers up to a relative tolerance.
+    """
     return (
-        _between_looks("at first", a.first, b.first)
-        or _between_outcomes(a.outcomes, b.outcomes)
-        or _between_looks(f"after {len(a.outcomes)} steps", a.last, b.last)
+        _between_looks("at first", a.first, b.first, tolerance)
+        or _between_outcomes(a.outcomes, b.outcomes, tolerance)
+        or _between_looks(f"after {len(a.outcomes)} steps", a.last, b.last, tolerance)
     )
 
 
-def _between_outcomes(a: Sequence[Outcome], b: Sequence[Outcome]) -> str:
+def _between_outcomes(a: Sequence[Outcome], b: Sequence[Outcome], tolerance: float) -> str:
     for step, (left, right) in enumerate(zip(a, b, strict=False), start=1):
         for name, x, y in zip(Outcome._fields, left, right, strict=True):
-            if not _equal(x, y):
+            if not _equal(x, y, tolerance):
                 return f"{name} of step {step} is {x} and then {y}"
     return "" if len(a) == len(b) else f"it ends after {len(a)} steps and then after {len(b)}"
 
 
-def _between_looks(when: str, a: Look, b: Look) -> str:
+def _between_looks(when: str, a: Look, b: Look, tolerance: float) -> str:
     for name, x, y in (
         ("images", a.observation.images, b.observation.images),
         ("state", a.observation.state, b.observation.state),
         ("privileged", a.privileged, b.privileged),
     ):
-        if not _equal(x, y):
+        if not _equal(x, y, tolerance):
             return f"{when}, {name} {_apart(x, y)}"
     return ""
 
 
-def _equal(x: Any, y: Any) -> bool:
+def _equal(x: Any, y: Any, tolerance: float) -> bool:
     # Numbers that are not finite are reported by another check.
-    return np.array_equal(x, y, equal_nan=True)
+    if np.array_equal(x, y, equal_nan=True):
+        return True
+    real = np.result_type(x, y).kind == "f" and np.shape(x) == np.shape(y)
+    return real and np.allclose(x, y, rtol=tolerance, atol=0.0, equal_nan=True)
 
 
 def _apart(x: NDArray[Any], y: NDArray[Any]) -> str:

@@ -8,7 +8,7 @@ together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
@@ -91,6 +91,29 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
                 "state": box(-np.inf, np.inf, (spaces.state_dim,), np.float32),
             }
         )
+
+    def clipped(self, action: Floats) -> NDArray[np.float64]:
+        """The ``[A]`` action within [-1, 1].
+
+        Raises:
+            ValueError: If it is not A finite numbers.
+        """
+        wanted = np.asarray(action, np.float64)
+        if wanted.shape != (self.spaces.action_dim,) or not np.isfinite(wanted).all():
+            raise ValueError(
+                f"an action must be {self.spaces.action_dim} finite numbers, got {action!r}"
+            )
+        return np.minimum(np.maximum(wanted, -1.0), 1.0)
+
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """The first view as an ``[h, w, 3]`` image.
+
+        Raises:
+            RuntimeError: If there is no view.
+        """
+        if not self.spaces.views:
+            raise RuntimeError("this environment was made without images")
+        return cast("NDArray[np.uint8]", self.observe().images[0])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

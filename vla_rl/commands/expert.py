@@ -22,7 +22,8 @@ from vla_rl.interruption import Interruption
 from vla_rl.metrics import Progress
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.simulation import record
-from vla_rl.state_expert import PPOConfig, SACConfig, StateExpert, Training, play
+from vla_rl.state_expert import StateExpert, play
+from vla_rl.state_training import PPOConfig, SACConfig, Training
 from vla_rl.statistics import EvalResult, TaskResult
 from vla_rl.tables import show_demos, show_evaluation
 from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
