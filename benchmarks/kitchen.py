@@ -57,11 +57,11 @@ ARMS = {
         ELEMENTS, horizon=60, demos=20, sft_steps=1500, env_steps=200_000, episodes=100
     ),
     "sequence": Arm(
-        ("kitchen-complete",),
+        ("kitchen-burners",),
         horizon=280,
-        demos=20,
-        sft_steps=2000,
-        env_steps=250_000,
+        demos=50,
+        sft_steps=3000,
+        env_steps=240_000,
         episodes=50,
         options=("--rewards", "subgoals", "--train.episodes-per-iteration", "48"),
     ),
