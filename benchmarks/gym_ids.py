@@ -1,0 +1,83 @@
+"""Gymnasium ids with no file of ours: a Fetch arm, a runner, and an environment by somebody else.
+
+The arm has no scripted expert: one is trained on the true state, records ten demonstrations, and a
+policy is cloned from their images. The other two are trained from fresh weights on the
+environment's own reward. One seed each.
+
+    python -m benchmarks.gym_ids [--out runs/gym_ids]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._record import write
+from benchmarks._runs import column, command, evaluated
+from vla_rl.statistics import EvalResult
+
+FETCH = ("--env", "gym:FetchReachDense-v4", "--instruction", "reach the red ball")
+SCRATCH: dict[str, tuple[str, ...]] = {
+    "cheetah": (
+        *("--env", "gym:HalfCheetah-v5", "--instruction", "run forward", "--env.image", "none"),
+        *("--max-steps", "200", "--env.success", "return>=100", "--env.success-ends", "False"),
+        *("--net.chunk", "2", "--train.env-steps", "800000"),
+    ),
+    "pusht": (
+        *("--env", "gym:gym_pusht/PushT-v0", "--instruction", "push the T onto its place"),
+        *("--max-steps", "100", "--env.success", "reward>=0.5", "--env.image", "none"),
+        *("--net.chunk", "4", "--train.env-steps", "300000"),
+    ),
+}
+PPO = ("--algorithm", "ppo", "--rewards", "dense", "--network", "tiny", "--net.std", "0.5")
+FASTER = ("--learner.lr", "5e-4", "--train.iterations", "100000", "--train.checkpoint-every", "20")
+
+
+def fetch(out: Path) -> dict[str, Any]:
+    """An expert, and a policy cloned from its demonstrations."""
+    if not (out / "expert" / "eval.json").exists():
+        budget = ("--steps", "30000", "--ppo.gamma", "0.95", "--episodes", "10")
+        command("expert", *FETCH, *budget, "--out", out / "expert")
+    if not (out / "sft" / "policy").exists():
+        learn = ("--sft.steps", "400", "--net.chunk", "5", "--out", out / "sft")
+        command("sft", "--demos", out / "expert" / "demos", *learn)
+    result = evaluated(out / "sft" / "policy", out / "eval.json")
+    expert = EvalResult.from_json((out / "expert" / "eval.json").read_text())
+    return {"expert": list(expert.mean), "clone": list(result.mean), "protocol": result.protocol_id}
+
+
+def from_scratch(out: Path, options: tuple[str, ...]) -> dict[str, Any]:
+    """Return of the first and the last tenth of training, and success on held-out starts."""
+    if not (out / "policy").exists():
+        command("train", *options, *PPO, *FASTER, "--out", out)
+    result = evaluated(out / "policy", out / "eval.json")
+    returns = column(out, "train/env_reward")
+    tenth = max(1, len(returns) // 10)
+    return {
+        "env_steps": int(column(out, "train/env_steps")[-1]),
+        "seconds": sum(column(out, "time/total")),
+        "return_first": float(np.mean(returns[:tenth])),
+        "return_last": float(np.mean(returns[-tenth:])),
+        "success_first": float(np.mean(column(out, "train/success")[:tenth])),
+        "held_out": list(result.mean),
+        "protocol": result.protocol_id,
+    }
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/gym_ids"))
+    given = parser.parse_args()
+    found = {"fetch": fetch(given.out / "fetch")}
+    for name, options in SCRATCH.items():
+        found[name] = from_scratch(given.out / name, options)
+        print(name, found[name], flush=True)
+    print(write("gym_ids", found))
+
+
+if __name__ == "__main__":
+    main()
