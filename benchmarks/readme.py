@@ -208,7 +208,130 @@ def gspo(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def kitchen_elements(result: dict[str, Any]) -> str:
+    """Success of single elements before and after."""
+    seeds, arm = result["seeds"], result["arm"]
+    rows = [["element", "clone", "after RL", "difference in points", "each seed"]]
+    for name, found in result["over"].items():
+        each = [seed["mean"] if name == "mean" else seed["measures"][name] for seed in seeds]
+        told = ", ".join(f"{100 * e['before'][0]:.0f} → {100 * e['after'][0]:.0f}" for e in each)
+        rows.append([f"**{name}**" if name == "mean" else name, *_three(found), told])
+    note = (
+        f"One policy for all, {arm['demos']} demonstrations of each, horizon {arm['horizon']} "
+        f"steps, {arm['env_steps']:,} environment steps of RL (DAPO, sparse success); "
+        f"{arm['episodes']} held-out starts of each; {_over(seeds)} {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def kitchen_sequence(result: dict[str, Any]) -> str:
+    """How much of a sequence is completed before and after."""
+    seeds, arm = result["seeds"], result["arm"]
+    parts = 4
+    rows = [["measure", "clone", "after RL", "difference", "each seed"]]
+    for name, found in result["over"].items():
+        if name == "mean":
+            continue
+        each = [seed["measures"][name] for seed in seeds]
+        measure = name.partition(": ")[2]
+        if measure.startswith("share"):
+            counts = [counted(found[w], parts) for w in ("before", "after", "difference")]
+            told = ", ".join(
+                f"{parts * e['before'][0]:.2f} → {parts * e['after'][0]:.2f}" for e in each
+            )
+            rows.append([f"**mean completed of {parts}**", *counts, told])
+        else:
+            told = ", ".join(
+                f"{100 * e['before'][0]:.0f} → {100 * e['after'][0]:.0f}" for e in each
+            )
+            rows.append([measure, *_three(found), told])
+    note = (
+        f"`{arm['tasks'][0]}`, {arm['demos']} demonstrations, horizon {arm['horizon']} steps, "
+        f"{arm['env_steps']:,} environment steps of RL (DAPO, a reward for each part); "
+        f"{arm['episodes']} held-out starts; {_over(seeds)} {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def _over(seeds: list[Any]) -> str:
+    return (
+        f"{len(seeds)} seeds, each with its own demonstrations, weights and starts; mean over "
+        "seeds with Student's t interval."
+    )
+
+
+def counted(estimate: list[float], parts: int) -> str:
+    """``1.25 [0.80, 1.71]`` of so many parts."""
+    value, low, high = (parts * share for share in estimate[:3])
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def kitchen_experts(result: dict[str, Any]) -> str:
+    """Success of the scripted experts."""
+    rows = [["task", "solved", "95 % interval", "steps", "completed parts"]]
+    for name, found in result["tasks"].items():
+        low, high = (100 * end for end in found["interval"])
+        steps = found["mean_steps_when_solved"]
+        parts = found.get("subgoals")
+        rows.append(
+            [
+                name,
+                f"{found['success'] * found['episodes']:.0f} of {found['episodes']}",
+                f"{low:.0f}-{high:.0f} %",
+                "-" if steps is None else f"{steps:.0f}",
+                f"{found['mean_completed']:.1f} of {len(parts)}" if parts else "",
+            ]
+        )
+    return f"{table(*rows)}\n\nDefault starts. {origin(result)}"
+
+
+def state_expert(result: dict[str, Any]) -> str:
+    """Held-out success of experts that Stable-Baselines3 trained."""
+    rows = [["task", "algorithm", "steps", "CPU seconds", "held-out success"]]
+    for task, by_algorithm in result["tasks"].items():
+        for name, found in by_algorithm.items():
+            seconds, steps = f"{found['cpu_seconds']:.0f}", f"{found['steps']:,}"
+            rows.append([task, name, steps, seconds, percent(found["held_out"])])
+    return f"{table(*rows)}\n\nOne seed, 100 held-out starts. {origin(result)}"
+
+
+def gym_ids(result: dict[str, Any]) -> str:
+    """What was made of three Gymnasium ids."""
+    arm, runner, block = (result[name] for name in ("fetch", "cheetah", "pusht"))
+    rows = [
+        ["environment", "how", "before", "after"],
+        [
+            "`gym:FetchReachDense-v4`",
+            "PPO expert on the state, 10 demonstrations, cloned from images and state",
+            f"expert {percent(arm['expert'])}",
+            f"clone {percent(arm['clone'])} held-out success",
+        ],
+    ]
+    for name, found in (("gym:HalfCheetah-v5", runner), ("gym:gym_pusht/PushT-v0", block)):
+        rule = found["protocol"].partition("success=")[2].partition(",")[0]
+        rows.append(
+            [
+                f"`{name}`",
+                f"PPO from fresh weights on state, {found['env_steps']:,} steps, "
+                f"{found['seconds'] / 60:.1f} min",
+                f"return {found['return_first']:.1f}",
+                f"return {found['return_last']:.1f}; `{rule}` on held-out starts: "
+                f"{percent(found['held_out'])}",
+            ]
+        )
+    note = (
+        "One seed. Returns are the environment's own, means of the first and last tenth of "
+        f"training, with exploration noise. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 TABLES = {
+    "kitchen_elements": kitchen_elements,
+    "kitchen_sequence": kitchen_sequence,
+    "kitchen_experts": kitchen_experts,
+    "state_expert": state_expert,
+    "gym_ids": gym_ids,
     "main_job": main_job,
     "rollout_throughput": rollout_throughput,
     "noise_density": noise_density,
