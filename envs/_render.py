@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_rl.plugins import unknown
 from vla_rl.types import Check
 
 if TYPE_CHECKING:
@@ -299,6 +300,22 @@ class BodyView:
 
 
 AnyView = View | FreeView | BodyView
+
+
+def check_cameras(cameras: Sequence[str], suite: str, known: Iterable[str]) -> None:
+    """Check the cameras that a suite is asked for.
+
+    Raises:
+        ValueError: If one is unknown or listed twice, or they are no sequence of names.
+    """
+    if isinstance(cameras, str):
+        raise ValueError(f"cameras must be a tuple of names, got the string {cameras!r}")
+    choices = list(known)
+    for camera in cameras:
+        if camera not in choices:
+            raise ValueError(unknown(f"{suite} camera", camera, choices))
+    if len(set(cameras)) < len(cameras):
+        raise ValueError(f"a camera is listed twice in {cameras}")
 
 
 def check_image(size: int, quality: str) -> None:

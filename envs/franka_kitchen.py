@@ -25,7 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl.envs import _render
-from vla_rl.envs._render import AnyView, BodyView, FrameRenderer, FreeView, check_image, choose_gl
+from vla_rl.envs._render import (
+    AnyView,
+    BodyView,
+    FrameRenderer,
+    FreeView,
+    check_cameras,
+    check_image,
+    choose_gl,
+)
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import (
@@ -139,13 +147,7 @@ def spaces(settings: Settings) -> Spaces:
     Raises:
         ValueError: If a camera is unknown or listed twice, or another setting is not allowed.
     """
-    if isinstance(settings.cameras, str):
-        raise ValueError(f"cameras must be a tuple of names, got the string {settings.cameras!r}")
-    for camera in settings.cameras:
-        if camera not in CAMERAS:
-            raise ValueError(unknown("Franka Kitchen camera", camera, CAMERAS))
-    if len(set(settings.cameras)) < len(settings.cameras):
-        raise ValueError(f"a camera is listed twice in {settings.cameras}")
+    check_cameras(settings.cameras, "Franka Kitchen", CAMERAS)
     check_image(settings.image_size, settings.quality)
     if not 0.0 <= settings.start_noise <= 0.2:
         raise ValueError(f"start_noise {settings.start_noise} is outside 0..0.2 rad")

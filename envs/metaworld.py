@@ -21,6 +21,7 @@ from vla_rl.envs import _metaworld_tasks as table
 from vla_rl.envs._render import (
     FrameRenderer,
     View,
+    check_cameras,
     check_frames,
     check_image,
     choose_gl,
@@ -90,13 +91,7 @@ def spaces(settings: Settings) -> Spaces:
         ValueError: If a camera is unknown or listed twice, or the image size or quality is not
             allowed.
     """
-    if isinstance(settings.cameras, str):
-        raise ValueError(f"cameras must be a tuple of names, got the string {settings.cameras!r}")
-    for camera in settings.cameras:
-        if camera not in CAMERAS:
-            raise ValueError(unknown("Meta-World camera", camera, CAMERAS))
-    if len(set(settings.cameras)) < len(settings.cameras):
-        raise ValueError(f"a camera is listed twice in {settings.cameras}")
+    check_cameras(settings.cameras, "Meta-World", CAMERAS)
     check_image(settings.image_size, settings.quality)
     return Spaces(tuple(settings.cameras), settings.image_size, state_dim=4, action_dim=4)
 
