@@ -23,7 +23,7 @@ FETCH = ("--env", "gym:FetchReachDense-v4", "--instruction", "reach the red ball
 SCRATCH: dict[str, tuple[str, ...]] = {
     "cheetah": (
         *("--env", "gym:HalfCheetah-v5", "--instruction", "run forward", "--env.image", "none"),
-        *("--max-steps", "200", "--env.success", "return>=100", "--env.success-ends", "False"),
+        *("--max-steps", "200", "--env.success", "return>=100", "--env.no-success-ends"),
         *("--net.chunk", "2", "--train.env-steps", "800000"),
     ),
     "pusht": (
