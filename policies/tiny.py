@@ -41,16 +41,20 @@ class Policy(PolicyBase):
         text_dim = _text.width(_TEXT)
         side = min(_PIXELS, spaces.image_size)
         self.side = side
-        self.vision = nn.Linear(len(spaces.views) * side * side * 3, config.features)
-        inputs = config.features + text_dim + spaces.state_dim
+        width = config.features if spaces.views else 0
+        pixels = len(spaces.views) * side * side * 3
+        self.vision = nn.Linear(pixels, width) if spaces.views else nn.Identity()
+        inputs = width + text_dim + spaces.state_dim
         self.head = GaussianHead(config, inputs, text_dim, spaces.action_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
 
     def see(self, images: Tensor) -> Tensor:
         """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images."""
+        if not self.spaces.views:
+            return torch.zeros(len(images), 0, device=images.device)
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 255 - 0.5
         pixels = F.adaptive_avg_pool2d(pixels, self.side)
-        return torch.tanh(self.vision(pixels.reshape(len(images), self.vision.in_features)))
+        return torch.tanh(self.vision(pixels.reshape(len(images), -1)))
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Everything side by side."""
