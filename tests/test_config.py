@@ -11,6 +11,7 @@ from vla_rl import plugins
 from vla_rl.algorithms import loop
 from vla_rl.commands.eval import Command as Evaluate
 from vla_rl.commands.record import Command as Record
+from vla_rl.commands.train import Command as Train
 from vla_rl.config import World, from_json, read_world, specialise, to_json, write_world
 from vla_rl.envs import point_reach
 from vla_rl.learner import LearnerConfig
@@ -108,3 +109,19 @@ def test_specialise_changes_a_fields_type_and_default():
     made = specialise(World, env=(point_reach.Settings, point_reach.Settings(image_size=12)))
     assert made().env.image_size == 12
     assert issubclass(made, World)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "horizons"),
+    [
+        ([], (100, 90, 90)),
+        (["push-v3"], (90,)),
+        (["push-v3", "drawer-open-v3"], (90, 100)),
+        (["push-v3", "reach-v3"], None),  # reach-v3 has no horizon in this world
+    ],
+)
+def test_named_tasks_keep_their_horizons(tasks, horizons):
+    options = ["--tasks", *tasks] if tasks else []
+    assert parse(Train, [*options, "--seed", "1"], "train").world.max_steps == horizons
+    given = parse(Train, [*options, "--max-steps", "50"], "train").world
+    assert given.max_steps == (50,)

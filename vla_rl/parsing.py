@@ -7,6 +7,7 @@ settings are the fields of a dataclass of the plug-in, so the named plug-ins are
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -103,10 +104,20 @@ def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) 
     return typed(
         suite=suite,
         tasks=world.tasks if same_suite else ("all",),
-        max_steps=world.max_steps if same_suite else None,
+        max_steps=_horizons(world, options) if same_suite else None,
         env=env,
         instruction=world.instruction if same_suite else None,
     )
+
+
+def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
+    """The world's horizons for the tasks that were named; the suite's own if it has not all."""
+    if "--tasks" not in options or world.max_steps is None or len(world.max_steps) == 1:
+        return world.max_steps
+    following = options[options.index("--tasks") + 1 :]
+    named = list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+    known = dict(zip(world.tasks, world.max_steps, strict=True))
+    return tuple(known[task] for task in named) if known.keys() >= set(named) else None
 
 
 def _default(field: Field[Any]) -> Any:
