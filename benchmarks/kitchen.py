@@ -1,7 +1,8 @@
 """Franka Kitchen from images: cloned from scripted experts, improved by RL, on held-out starts.
 
 Two arms, each with its own demonstrations, weights and starts for every seed: single elements, five
-in one policy, from sparse success; and one sequence of four elements, from a reward for each part.
+in one policy, from sparse success; and one sequence of four elements, from progress and a reward
+for each part.
 
     python -m benchmarks.kitchen elements|sequence [--seeds 3] [--out runs/kitchen]
 """
@@ -20,7 +21,7 @@ from vla_rl.statistics import compare, comparison_rows, mean_interval
 SUITE = ("--env", "franka_kitchen")
 # A step is 80 ms, eight times one of Meta-World: short chunks, little noise.
 NETWORK = ("--net.chunk", "5", "--net.std", "0.04")
-RECIPE = ("--algorithm", "dapo", "--anchor.coef", "10", "--train.checkpoint-every", "10")
+RECIPE = ("--anchor.coef", "10", "--train.checkpoint-every", "10")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,13 @@ class Arm:
 ELEMENTS = ("light-switch", "slide-cabinet", "kettle", "top-burner", "bottom-burner")
 ARMS = {
     "elements": Arm(
-        ELEMENTS, horizon=60, demos=20, sft_steps=1500, env_steps=200_000, episodes=100
+        ELEMENTS,
+        horizon=60,
+        demos=20,
+        sft_steps=1500,
+        env_steps=200_000,
+        episodes=100,
+        options=("--algorithm", "dapo"),
     ),
     "sequence": Arm(
         ("kitchen-burners",),
@@ -63,7 +70,11 @@ ARMS = {
         sft_steps=3000,
         env_steps=240_000,
         episodes=50,
-        options=("--rewards", "subgoals", "--train.episodes-per-iteration", "48"),
+        # An episode of 56 decisions needs credit for single ones.
+        options=(
+            *("--algorithm", "ppo", "--algo.critic-warmup", "1"),
+            *("--rewards", "subgoals", "progress", "--train.episodes-per-iteration", "32"),
+        ),
     ),
 }
 

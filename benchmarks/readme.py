@@ -247,7 +247,7 @@ def kitchen_sequence(result: dict[str, Any]) -> str:
             rows.append([measure, *_three(found), told])
     note = (
         f"`{arm['tasks'][0]}`, {arm['demos']} demonstrations, horizon {arm['horizon']} steps, "
-        f"{arm['env_steps']:,} environment steps of RL (DAPO, a reward for each part); "
+        f"{arm['env_steps']:,} environment steps of RL (PPO, progress and a reward for each part); "
         f"{arm['episodes']} held-out starts; {_over(seeds)} {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
