@@ -11,6 +11,7 @@ from vla_rl import plugins
 from vla_rl.algorithms import loop
 from vla_rl.commands.eval import Command as Evaluate
 from vla_rl.commands.record import Command as Record
+from vla_rl.commands.sft import Command as Clone
 from vla_rl.commands.train import Command as Train
 from vla_rl.config import World, from_json, read_world, specialise, to_json, write_world
 from vla_rl.envs import point_reach
@@ -125,3 +126,10 @@ def test_named_tasks_keep_their_horizons(tasks, horizons):
     assert parse(Train, [*options, "--seed", "1"], "train").world.max_steps == horizons
     given = parse(Train, [*options, "--max-steps", "50"], "train").world
     assert given.max_steps == (50,)
+
+
+@pytest.mark.parametrize("network", ["vla", "tiny"])
+def test_a_new_policy_explores_more_than_a_clone_whatever_its_network(network):
+    assert parse(Train, ["--network", network], "train").net.std == 0.5
+    assert parse(Train, ["--network", network, "--net.std", "0.2"], "train").net.std == 0.2
+    assert parse(Clone, ["--network", network, "--demos", "there"], "sft").net.std == 0.07

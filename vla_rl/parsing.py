@@ -128,6 +128,11 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _given_default(field: Field[Any], settings: type) -> Any:
-    """The command's own settings for its default plug-in, else the plug-in's defaults."""
+    """Default settings of a plug-in, with what the command changes about them where it applies."""
     default = _default(field)
-    return default if isinstance(default, settings) else settings()
+    if default is None:
+        return settings()
+    usual = vars(type(default)())
+    known = {field.name for field in fields(settings)}
+    changed = {name: value for name, value in vars(default).items() if value != usual[name]}
+    return settings(**{name: value for name, value in changed.items() if name in known})
