@@ -32,7 +32,7 @@ from vla_rl.types import Check, EpisodeSpec, Spaces, Task
 
 MOST_SUBGOALS = 62
 """``Outcome.completed`` has one bit for each, in a signed integer of 64."""
-OPTIONAL_NAMES = ("expert", "BUCKETS", "PROTOCOLS", "prepare", "filmed", "diagnose")
+OPTIONAL_NAMES = ("expert", "BUCKETS", "PROTOCOLS", "prepare", "filmed", "diagnose", "dense_reward")
 PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
 
 
