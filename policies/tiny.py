@@ -48,7 +48,7 @@ class Policy(PolicyBase):
         self.head = GaussianHead(config, inputs, text_dim, spaces.action_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
 
-    def see(self, images: Tensor) -> Tensor:
+    def see(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images."""
         if not self.spaces.views:
             return torch.zeros(len(images), 0, device=images.device)

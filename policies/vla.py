@@ -108,7 +108,7 @@ class Policy(PolicyBase):
         policy.config = config
         return policy
 
-    def see(self, images: Tensor) -> Tensor:
+    def see(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, flattened to ``[B, F]``."""
         tokens: Tensor = self.vision(images, self.config.precision)
         return tokens.flatten(1)

@@ -130,7 +130,7 @@ def test_acting_returns_arrays_of_the_agreed_kinds(case: Case) -> None:
     policy.freeze({"vlm"})
     frozen = act(policy)
     assert frozen.features.dtype == np.float16
-    assert np.array_equal(frozen.features, policy.features(observe(6)))
+    assert np.array_equal(frozen.features, policy.features(observe(6), sentences(6)))
     assert policy.chunk == CHUNK
 
 
@@ -286,7 +286,7 @@ def test_imitation_from_cached_features_is_the_same(case: Case) -> None:
     policy.freeze({"vlm"})
     obs, words = observe(4), sentences(4)
     given = (words, np.zeros((4, CHUNK, 2), np.float32), np.ones((4, CHUNK), bool))
-    cached = policy.imitation_loss(blindfold(obs), *given, features=policy.features(obs))
+    cached = policy.imitation_loss(blindfold(obs), *given, features=policy.features(obs, given[0]))
     assert torch.equal(cached, policy.imitation_loss(obs, *given))
 
 
@@ -464,7 +464,8 @@ def test_conv_takes_any_image_size(size: int) -> None:
     spaces = replace(SPACES, image_size=size)
     policy = vla.Policy(vla.Config(text="hash"), spaces)
     side = -(-size // 8)
-    assert policy.features(observe(2, spaces)).shape == (2, 2 * side * side * 32)
+    policy.remember(SENTENCES)
+    assert policy.features(observe(2, spaces), sentences(2)).shape == (2, 2 * side * side * 32)
 
 
 @pytest.mark.parametrize("learner", ["project", "attention"])

@@ -69,7 +69,7 @@ def test_an_anchor_pulls_towards_the_demonstrations(data, trains):
     anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=2.0), seed=0)
     rng = np.random.default_rng([0, 3, 5])
     batch = data.sample(rng, 64, True)
-    features = policy.features(batch.obs) if trains == ("head",) else None
+    features = policy.features(batch.obs, batch.instruction) if trains == ("head",) else None
     loss = policy.imitation_loss(batch.obs, batch.instruction, batch.actions, batch.mask, features)
     torch.testing.assert_close(anchor(5), 2.0 * loss)  # the batch of step 5, whenever it is asked
     learner.regulariser = anchor

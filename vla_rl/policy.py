@@ -2,8 +2,8 @@
 
 A policy *sees* (a backbone turns images into features), *acts* (an action head turns features, the
 instruction and proprioception into a chunk of actions) and *judges* (a critic). Its parameters form
-the three groups ``"vlm"``, ``"head"`` and ``"critic"``. While ``"vlm"`` is frozen its features are
-computed once, at acting, and every update starts from them.
+the three groups ``"vlm"``, ``"head"`` and ``"critic"``. What a frozen backbone, or a frozen part of
+one, makes of the images is computed once, at acting, and every update starts from it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class Policy(Protocol):
     def units(self) -> int:
         """Log-prob units of one decision, K."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether acting keeps features, from which updates start instead of the images."""
+
     @classmethod
     def blank(cls, config: Any, spaces: Spaces) -> Policy:
         """A policy whose weights will be replaced, so none are fetched."""
@@ -84,7 +88,7 @@ class Policy(Protocol):
     def evaluate(
         self, obs: Observation, instructions: Sequence[str], raw: Floats, features: Array
     ) -> Scores:
-        """Score B decisions; from ``features`` and without images if "vlm" is frozen.
+        """Score B decisions; from ``features`` and without images if the policy keeps them.
 
         A frozen critic is not asked.
         """
@@ -99,8 +103,8 @@ class Policy(Protocol):
     ) -> Tensor:
         """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``."""
 
-    def features(self, obs: Observation) -> Array:
-        """Frozen backbone features ``[B, F]``."""
+    def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
+        """What acting would keep, ``[B, F]``; only for a policy that keeps features."""
 
     def save_pretrained(self, folder: Path) -> None:
         """Write weights, settings and remembered sentences."""
@@ -113,7 +117,7 @@ class Policy(Protocol):
 
 
 class Sample(NamedTuple):
-    """What an action head does: ``raw [B, K]``, ``actions [B, H, A]``, ``logprob [B, K]``."""
+    """What an action head does: ``raw [B, R]``, ``actions [B, H, A]``, ``logprob [B, K]``."""
 
     raw: Tensor
     actions: Tensor
@@ -165,8 +169,8 @@ class PolicyBase(nn.Module):
     # ------------------------------------------------------------------ what a subclass defines
 
     @abstractmethod
-    def see(self, images: Tensor) -> Tensor:
-        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images."""
+    def see(self, images: Tensor, text: Tensor) -> Tensor:
+        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images and a text ``[B, E]``."""
 
     @abstractmethod
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,6 +187,21 @@ class PolicyBase(nn.Module):
     @abstractmethod
     def encode_text(self, sentences: Sequence[str]) -> Floats:
         """Features ``[n, E]`` of sentences; each depends on its sentence only."""
+
+    # ------------------------------------- what a subclass with a frozen part may define besides
+
+    @property
+    def keeps(self) -> bool:
+        """Whether acting keeps features, from which updates start instead of the images."""
+        return "vlm" in self.frozen
+
+    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+        """What a frozen part makes of the images, ``[B, F]``: here the whole backbone."""
+        return self.see(images, text)
+
+    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
+        """From what was kept to what :meth:`see` returns; with gradient into what is trained."""
+        return kept
 
     # ------------------------------------------------------------------------------- the contract
 
@@ -231,9 +250,12 @@ class PolicyBase(nn.Module):
     ) -> ActionChunk:
         """Decide for B rows; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
         with torch.inference_mode():
-            cache = self._cacheable(obs) if "vlm" in self.frozen else None
-            seen = self.see(self._tensor(obs.images)) if cache is None else cache.float()
             text, state = self._words(instructions), self._proprioception(obs)
+            cache = self._kept(obs, text) if self.keeps else None
+            if cache is None:
+                seen = self.see(self._tensor(obs.images), text)
+            else:
+                seen = self.recall(cache.float(), text)
             sample = self.head.sample(*self.context(seen, text, state), keys)
             value = self.judge(seen, text, state)
         empty = np.zeros((len(seen), 0), np.float16)
@@ -248,9 +270,9 @@ class PolicyBase(nn.Module):
     def evaluate(
         self, obs: Observation, instructions: Sequence[str], raw: Floats, features: Array
     ) -> Scores:
-        """Score B decisions; from ``features`` and without images if "vlm" is frozen."""
-        seen = self._seen(obs, features)
+        """Score B decisions; from ``features`` and without images if the policy keeps them."""
         text, state = self._words(instructions), self._proprioception(obs)
+        seen = self._seen(obs, text, features)
         logprob, entropy = self.head.score(*self.context(seen, text, state), self._tensor(raw))
         if "critic" in self.frozen:
             return Scores(logprob, entropy, torch.zeros(len(logprob), device=logprob.device))
@@ -266,21 +288,21 @@ class PolicyBase(nn.Module):
     ) -> Tensor:
         """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
 
-        With a frozen backbone ``features`` may replace the images.
+        ``features`` may replace the images if the policy keeps them.
         """
-        if "vlm" in self.frozen and features is None:
-            features = self.features(obs)
+        if self.keeps and features is None:
+            features = self.features(obs, instructions)
         text, state = self._words(instructions), self._proprioception(obs)
-        context, words = self.context(self._seen(obs, features), text, state)
+        context, words = self.context(self._seen(obs, text, features), text, state)
         loss: Tensor = self.head.imitation_loss(
             context, words, self._tensor(actions), self._tensor(mask)
         )
         return loss
 
-    def features(self, obs: Observation) -> Array:
-        """Backbone features ``[B, F]`` as a frozen backbone hands them on, float16."""
+    def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
+        """What acting would keep, ``[B, F]`` float16; only for a policy that keeps features."""
         with torch.inference_mode():
-            found: Array = self._cacheable(obs).cpu().numpy()
+            found: Array = self._kept(obs, self._words(instructions)).cpu().numpy()
         return found
 
     # ---------------------------------------------------------------------------------- on disk
@@ -340,19 +362,19 @@ class PolicyBase(nn.Module):
 
     # ----------------------------------------------------------------------------------- helpers
 
-    def _cacheable(self, obs: Observation) -> Tensor:
-        return self.see(self._tensor(obs.images)).half()
+    def _kept(self, obs: Observation, text: Tensor) -> Tensor:
+        return self.keep(self._tensor(obs.images), text).half()
 
-    def _seen(self, obs: Observation, features: Array | None) -> Tensor:
-        """Features with gradient into the backbone, or the cached ones if it is frozen."""
-        if "vlm" not in self.frozen or features is None:
-            return self.see(self._tensor(obs.images))
+    def _seen(self, obs: Observation, text: Tensor, features: Array | None) -> Tensor:
+        """Features with gradient into what is trained; from the kept ones where there are some."""
+        if not self.keeps or features is None:
+            return self.see(self._tensor(obs.images), text)
         if self.spaces.views and not features.shape[-1]:
             raise ValueError(
                 'the backbone is frozen but these decisions carry no features: freeze({"vlm"}) '
                 "also where the policy acts"
             )
-        return self._tensor(features).float()
+        return self.recall(self._tensor(features).float(), text)
 
     def _words(self, instructions: Sequence[str]) -> Tensor:
         """Text features ``[B, E]``."""

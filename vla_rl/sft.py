@@ -132,15 +132,15 @@ def augment(
 class DemoAnchor:
     """The cloning loss of a fresh batch of demonstrations, times its coefficient.
 
-    As in DAPG (Rajeswaran et al., 2018, arXiv 1709.10087), without its decay. Backbone features of
-    the demonstrations are computed once if the backbone is frozen.
+    As in DAPG (Rajeswaran et al., 2018, arXiv 1709.10087), without its decay. What a frozen
+    backbone makes of the demonstrations is computed once.
     """
 
     def __init__(self, policy: Policy, data: ChunkDataset, config: AnchorConfig, seed: int) -> None:
         """Prepare to draw from ``data``."""
         policy.remember(data.sentences)
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
-        self._features = self._cached() if "vlm" in policy.frozen else None
+        self._features = self._cached() if policy.keeps else None
 
     def __call__(self, step: int) -> Tensor:
         """A scalar with gradient; its batch depends on the seed and the step only."""
@@ -151,6 +151,6 @@ class DemoAnchor:
         return self._config.coef * loss
 
     def _cached(self) -> Array:
-        size = self._config.batch_size
-        starts = range(0, len(self._data), size)
-        return np.concatenate([self._policy.features(self._data.obs[i : i + size]) for i in starts])
+        rows, size = np.arange(len(self._data)), self._config.batch_size
+        batches = (self._data.take(rows[i : i + size]) for i in range(0, len(rows), size))
+        return np.concatenate([self._policy.features(b.obs, b.instruction) for b in batches])

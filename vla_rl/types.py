@@ -129,8 +129,9 @@ class ActionChunk(Arrays):
 
     Attributes:
         actions: ``[*, H, A]`` float32 in [-1, 1]; derived from ``raw``, only for the environment.
-        raw: ``[*, K]`` float32; what was *sampled* (reals before clipping, or token ids).
-        logprob: ``[*, K]`` float32 log-density or log-probability of ``raw`` at acting.
+        raw: ``[*, R]`` float32; what was *sampled*: reals before clipping or token ids (R = K), or
+            a chain of denoising steps.
+        logprob: ``[*, K]`` float32 log-density or log-probability of what was sampled.
         value: ``[*]`` float32 critic estimate; zero where the policy has no critic.
         features: ``[*, F]`` frozen backbone features of the observation; ``F`` is 0 when the
             backbone is being trained (nothing can be cached then).
@@ -266,7 +267,7 @@ class RolloutBatch:
             raise ValueError("cannot pack an empty list of groups")
         longest = max(t.decisions for t in rows)
         horizon = rows[0].executed.shape[1]
-        units = rows[0].chunk.raw.shape[1] // horizon
+        units = rows[0].chunk.logprob.shape[1] // horizon
 
         def padded(pick: Callable[[Trajectory], Array]) -> Array:
             first = pick(rows[0])
