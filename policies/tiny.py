@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policies import _text
-from vla_rl.policies._heads import GaussianConfig, GaussianHead, mlp
+from vla_rl.policies import _heads, _text
+from vla_rl.policies._mlp import mlp
 from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 
@@ -22,7 +22,7 @@ _TEXT = "hash"
 
 
 @dataclass(frozen=True)
-class Config(GaussianConfig):
+class Config(_heads.HeadConfig):
     """Settings of the tiny policy."""
 
     hidden: tuple[int, ...] = (64, 64)
@@ -32,7 +32,7 @@ class Config(GaussianConfig):
 
 
 class Policy(PolicyBase):
-    """Averaged pixels -> one layer (the "vlm") -> Gaussian head and critic."""
+    """Averaged pixels -> one layer (the "vlm") -> action head and critic."""
 
     config_class = Config
 
@@ -45,7 +45,7 @@ class Policy(PolicyBase):
         pixels = len(spaces.views) * side * side * 3
         self.vision = nn.Linear(pixels, width) if spaces.views else nn.Identity()
         inputs = width + text_dim + spaces.state_dim
-        self.head = GaussianHead(config, inputs, text_dim, spaces.action_dim)
+        self.head = _heads.make(config, inputs, text_dim, spaces.action_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
 
     def see(self, images: Tensor, text: Tensor) -> Tensor:

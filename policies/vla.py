@@ -1,42 +1,31 @@
-"""The reference policy: a vision backbone, a text encoder, proprioception, a Gaussian head."""
+"""The reference policy: a vision (and language) backbone, proprioception, an action head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies import _backbones, _text, _tokens
-from vla_rl.policies._heads import GaussianConfig, GaussianHead, mlp
+from vla_rl.policies import _backbones, _heads, _text, _tokens
+from vla_rl.policies._backbones import BackboneConfig
+from vla_rl.policies._heads import HeadConfig
+from vla_rl.policies._mlp import mlp
 from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 
 
 @dataclass(frozen=True)
-class Config(GaussianConfig):
+class Config(HeadConfig, BackboneConfig):
     """Settings of the vision-language-action policy."""
 
-    vision: str = "conv"
-    """Backbone: "conv" (small, from scratch) or "timm:MODEL", for instance
-    "timm:vit_small_patch14_dinov2" or "timm:tf_efficientnet_lite0"."""
-    pretrained: bool = True
-    """Start a timm backbone from pretrained weights."""
-    vision_size: int = 112
-    """Side in pixels to which a timm backbone's images are resized."""
-    vision_layer: int | None = None
-    """Which feature map of a timm model; none: the last one of a transformer (the tenth block of
-    DINOv2-small), stride 16 of a convolutional network."""
-    lora_rank: int = 0
-    """Train a timm backbone through low-rank adapters of this rank only; 0: train its weights."""
-    precision: str = "auto"
-    """Arithmetic of the backbone: "float32", "bfloat16", or "auto" (bfloat16 where the processor
-    has it). The heads are always float32."""
     text: str = "minilm"
-    """Frozen text encoder: "minilm" or "hash" (hashed words, no weights)."""
+    """Frozen text encoder for the token learner: "minilm" or "hash" (hashed words, no weights)."""
     text_width: int = 32
     """Width of the trained instruction embedding."""
     token_learner: str = "project"
@@ -48,16 +37,13 @@ class Config(GaussianConfig):
     """Width of a token."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _backbones.check(self.vision, self.lora_rank)
+        HeadConfig.__post_init__(self)
+        BackboneConfig.__post_init__(self)
         _tokens.check(self.token_learner, self.tokens, self.width)
-        if self.precision not in _backbones.PRECISIONS:
-            raise ValueError(unknown("precision", self.precision, _backbones.PRECISIONS))
         if self.text not in _text.ENCODERS:
             raise ValueError(unknown("text encoder", self.text, _text.ENCODERS))
-        for name, value in (("text_width", self.text_width), ("vision_size", self.vision_size)):
-            if value < 1:
-                raise ValueError(f"{name} {value} is outside the allowed range 1, 2, ...")
+        if self.text_width < 1:
+            raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
 
 
 class Reader(nn.Module):
@@ -80,23 +66,17 @@ class Reader(nn.Module):
 
 
 class Policy(PolicyBase):
-    """Backbone ("vlm"), reader and Gaussian head ("head"), reader and value ("critic")."""
+    """Backbone ("vlm"), reader and action head ("head"), reader and value ("critic")."""
 
     config_class = Config
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
+        config = _backbones.resolved(config, spaces)
         super().__init__(config, spaces)
-        self.vision = _backbones.make(
-            config.vision,
-            spaces,
-            size=config.vision_size,
-            layer=config.vision_layer,
-            pretrained=config.pretrained,
-            lora_rank=config.lora_rank,
-        )
+        self.vision = _backbones.make(config, spaces)
         self.reader = Reader(config, self.vision.grid, spaces.state_dim)
         inputs = self.reader.outputs
-        self.head = GaussianHead(config, inputs, config.text_width, spaces.action_dim)
+        self.head = _heads.make(config, inputs, config.text_width, spaces.action_dim)
         self.critic_reader = Reader(config, self.vision.grid, spaces.state_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)
@@ -105,22 +85,35 @@ class Policy(PolicyBase):
     def blank(cls, config: Any, spaces: Spaces) -> Policy:
         """Without fetching pretrained weights, as they will be replaced."""
         policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = config
+        policy.config = replace(policy.config, pretrained=config.pretrained)
         return policy
 
     def see(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, flattened to ``[B, F]``."""
-        tokens: Tensor = self.vision(images, self.config.precision)
+        tokens: Tensor = self.vision(images, self._prompt(text))
         return tokens.flatten(1)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the backbone, or what comes before its language model, is frozen."""
+        return super().keeps or self.vision.keeps
+
+    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+        """Backbone tokens, or what the frozen part of the backbone makes of the images."""
+        return self.see(images, text) if super().keeps else self.vision.keep(images)
+
+    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
+        """Backbone tokens from what was kept."""
+        return kept if super().keeps else self.vision.recall(kept, self._prompt(text)).flatten(1)
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The head's context ``[B, D]`` and its embedding of the instruction."""
-        context, words = self.reader(features, text, state)
+        context, words = self.reader(features, text[:, self.vision.prompt :], state)
         return context, words
 
     def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
-        context, _ = self.critic_reader(features, text, state)
+        context, _ = self.critic_reader(features, text[:, self.vision.prompt :], state)
         value: Tensor = self.critic(context)
         return value[:, 0]
 
@@ -133,5 +126,17 @@ class Policy(PolicyBase):
         }
 
     def encode_text(self, sentences: Sequence[str]) -> Floats:
-        """Features of the frozen text encoder."""
-        return _text.encode(self.config.text, sentences)
+        """Prompts for the backbone, then features of the frozen text encoder."""
+        prompts = self.vision.encode(sentences)
+        return np.concatenate([prompts, _text.encode(self.config.text, sentences)], axis=1)
+
+    def save_extras(self, folder: Path) -> None:
+        """What the backbone needs to read new instructions."""
+        self.vision.save_reader(folder)
+
+    def load_extras(self, folder: Path) -> None:
+        """What the backbone needs to read new instructions."""
+        self.vision.load_reader(folder)
+
+    def _prompt(self, text: Tensor) -> Tensor:
+        return text[:, : self.vision.prompt]

@@ -7,6 +7,8 @@ import os
 for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
     os.environ[f"{_library}_NUM_THREADS"] = "1"
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a hub
+
 import torch  # noqa: E402  (reads the variables above)
 
 torch.set_num_threads(1)

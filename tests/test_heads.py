@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from vla_rl.policies import _noise
-from vla_rl.policies._heads import GaussianConfig, GaussianHead
+from vla_rl.policies._gaussian import GaussianHead
+from vla_rl.policies._heads import HeadConfig
 
 CONTEXT, TEXT = 6, 4
 
 
 def make(action_dim: int = 2, **settings: Any) -> GaussianHead:
     torch.manual_seed(0)
-    config = GaussianConfig(**{"chunk": 3, "hidden": (16,), **settings})
+    config = HeadConfig(**{"chunk": 3, "hidden": (16,), **settings})
     return GaussianHead(config, CONTEXT, TEXT, action_dim)
 
 

@@ -77,6 +77,30 @@ def test_a_row_follows_its_key_alone() -> None:
     assert np.array_equal(total(_noise.draw(order, H, A, RHO, SHARE)), batch)
 
 
+def test_several_draws_are_independent_and_each_is_the_noise() -> None:
+    order = keys(4_000, 2)
+    noise = _noise.marginal(order, 3, H, A, RHO, SHARE).reshape(len(order), 3, H, A)
+    single = _noise.marginal(order, 1, H, A, RHO, SHARE).reshape(len(order), H, A)
+    np.testing.assert_array_equal(single, total(_noise.draw(order, H, A, RHO, SHARE)))
+    first, later = noise[::2], noise[1::2]
+    expected = _noise.covariance(H, RHO, SHARE)
+    np.testing.assert_allclose(expected, covariance(RHO, SHARE))
+    for one in range(3):
+        np.testing.assert_allclose(np.cov(first[:, one, :, 0].T), expected, atol=0.08)
+        np.testing.assert_allclose(first[:, one, :, 1].T @ later[:, one, :, 1] / 4_000, SHARE, atol=0.08)
+        for other in range(one):
+            assert np.abs(first[:, one, :, 0].T @ first[:, other, :, 0] / 4_000).max() < 0.08
+            assert np.abs(first[:, one, :, 0].T @ later[:, other, :, 0] / 4_000).max() < 0.08
+
+
+def test_choices_are_equally_likely_and_follow_the_key_alone() -> None:
+    order = keys(1_000, 4)
+    found = _noise.pick(order, 4)
+    np.testing.assert_allclose(np.bincount(found, minlength=4) / len(order), 0.25, atol=0.03)
+    assert np.array_equal(_noise.pick(order[::-1], 4), found[::-1])
+    np.testing.assert_allclose(np.corrcoef(found[:-1], found[1:])[0, 1], 0, atol=0.05)
+
+
 def test_keys_that_differ_give_other_noise() -> None:
     # Large and negative episode keys are fine; episode and decision must not be interchangeable.
     order = np.array([[1, 2], [2, 1], [1, 1], [2, 2], [2**62, 0], [-1, 0], [0, 0]], np.int64)

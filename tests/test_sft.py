@@ -62,6 +62,18 @@ def test_cloning_fits_and_depends_on_the_seed_only(data):
     assert np.mean(first[-10:]) < 0.7 * np.mean(first[:10])
 
 
+def test_a_frozen_backbone_looks_at_every_demonstration_once(data):
+    policy, seen = make_policy(), []
+    before = policy.vision.weight.clone()
+    policy.vision.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    found = []
+    config = sft.SFTConfig(steps=120, train_vlm=False)
+    sft.train_sft(policy, data, config, 0, lambda _, m: found.append(m["sft/loss"]))
+    assert sum(seen) == len(data)
+    assert torch.equal(policy.vision.weight, before)
+    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+
+
 @pytest.mark.parametrize("trains", [("head",), ("vlm", "head")])
 def test_an_anchor_pulls_towards_the_demonstrations(data, trains):
     policy = make_policy()

@@ -34,14 +34,15 @@ def parse(command: type[T], options: list[str], program: str) -> T:
     """An instance of the command's dataclass; exits with a message for ``--help`` or bad options.
 
     With ``--resume`` the settings of the interrupted run are the defaults. Where there is a world,
-    a first word that is no option names its suite.
+    a first word that is no option names what is read, or else its suite.
 
     Raises:
         ValueError: For an unknown plug-in, or a run that cannot be resumed.
     """
     known = {field.name: field for field in fields(command)}  # type: ignore[arg-type]
     if "world" in known and options and not options[0].startswith("-"):
-        options = ["--env", *options]  # `vla-rl check gym:CartPole-v1`
+        # `vla-rl import FOLDER`, `vla-rl check gym:CartPole-v1`
+        options = ["--source" if "source" in known else "--env", *options]
     saved = _saved(known, options)
     changes: dict[str, tuple[Any, Any]] = {}
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
@@ -91,7 +92,11 @@ def given(options: list[str], *names: str) -> str | None:
 def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) -> Any:
     """The world a command starts from: that of the policy or demonstrations it is given."""
     world = _default(known["world"])
-    source = next((given(options, n) for n in ("policy", "demos") if n in known), None)
+    source = next((given(options, n) for n in ("policy", "demos", "source") if n in known), None)
+    if source is not None and "policy" in known and not Path(source).exists():
+        from vla_rl import hub  # imports torch, which most commands would not
+
+        source = str(hub.find(source, named=[suite]))  # as it is, if it names no repository
     if source is not None and (Path(source) / "world.json").exists():
         world = read_world(Path(source))
     suite = suite or world.suite

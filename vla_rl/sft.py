@@ -36,6 +36,9 @@ class SFTConfig:
     """Noise on proprioception, in standard deviations of the demonstrations."""
     balance_tasks: bool = True
     """Draw every task equally often, however many demonstrations it has."""
+    train_vlm: bool = True
+    """Train the backbone too. If not, what it makes of the demonstrations is computed once, which
+    is much faster with a large one; images are not shifted then."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -69,7 +72,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 def train_sft(
     policy: Policy, data: ChunkDataset, config: SFTConfig, seed: int, on_step: OnStep
 ) -> None:
-    """Fit backbone and head to the demonstrations, in place.
+    """Fit head and, unless it is to stay as it is, backbone to the demonstrations, in place.
 
     Args:
         policy: What is trained; its proprioception statistics are set from the data.
@@ -88,14 +91,17 @@ def train_sft(
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         ),
-        trains=("vlm", "head"),
+        trains=("vlm", "head") if config.train_vlm else ("head",),
     )
+    kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
     rng = np.random.default_rng([seed, 1])
     spread = data.obs.state.std(axis=0)
     for step in range(config.steps):
         learner.scale_lr(one_cycle(step / config.steps))
-        obs, sentences, actions, mask, _ = data.sample(rng, config.batch_size, config.balance_tasks)
-        loss = policy.imitation_loss(augment(obs, config, spread, rng), sentences, actions, mask)
+        batch = data.sample(rng, config.batch_size, config.balance_tasks)
+        obs = augment(batch.obs, config, spread, rng)
+        features = None if kept is None else kept[batch.rows]
+        loss = policy.imitation_loss(obs, batch.instruction, batch.actions, batch.mask, features)
         learner.accumulate(loss)
         learner.step()
         on_step(step + 1, {"sft/loss": float(loss.detach())})
@@ -129,6 +135,13 @@ def augment(
     return Observation(images, (obs.state + jitter).astype(np.float32))
 
 
+def kept_features(policy: Policy, data: ChunkDataset, batch_size: int) -> Array:
+    """What a frozen backbone makes of every row of the demonstrations, ``[n, F]``."""
+    rows = np.array_split(np.arange(len(data)), -(-len(data) // batch_size))
+    batches = map(data.take, rows)
+    return np.concatenate([policy.features(b.obs, b.instruction) for b in batches])
+
+
 class DemoAnchor:
     """The cloning loss of a fresh batch of demonstrations, times its coefficient.
 
@@ -140,7 +153,7 @@ class DemoAnchor:
         """Prepare to draw from ``data``."""
         policy.remember(data.sentences)
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
-        self._features = self._cached() if policy.keeps else None
+        self._features = kept_features(policy, data, config.batch_size) if policy.keeps else None
 
     def __call__(self, step: int) -> Tensor:
         """A scalar with gradient; its batch depends on the seed and the step only."""
@@ -149,8 +162,3 @@ class DemoAnchor:
         features = None if self._features is None else self._features[rows]
         loss = self._policy.imitation_loss(obs, sentences, actions, mask, features)
         return self._config.coef * loss
-
-    def _cached(self) -> Array:
-        rows, size = np.arange(len(self._data)), self._config.batch_size
-        batches = (self._data.take(rows[i : i + size]) for i in range(0, len(rows), size))
-        return np.concatenate([self._policy.features(b.obs, b.instruction) for b in batches])

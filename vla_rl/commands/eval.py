@@ -18,7 +18,8 @@ class Command:
     """Evaluate a policy on starts it was never trained on, each exactly once, greedily."""
 
     policy: Path
-    """Folder of a saved policy (for instance RUN/policy)."""
+    """Folder of a saved policy (for instance RUN/policy), or its name on the Hugging Face hub
+    (`user/name`, `user/name@revision`)."""
     world: World = field(default_factory=World)
     """Where; by default where the policy was trained."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -26,7 +27,8 @@ class Command:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     out: Path | None = None
-    """File for the result (JSON); by default eval_<protocol>.json beside the policy."""
+    """File for the result (JSON); by default eval_<protocol>.json beside the policy, or here if it
+    is on the hub."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
@@ -35,7 +37,8 @@ class Command:
         world, protocol = resolve(self.world, self.eval)
         spaces = stages.checked_spaces(world)
         policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
-        out = self.out or self.policy.parent / f"eval_{protocol.name}.json"
+        beside = self.policy.parent if self.policy.exists() else Path()
+        out = self.out or beside / f"eval_{protocol.name}.json"
         with stages.open_collector(world, self.rollout, policy) as collector:
             result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
         out.write_text(result.to_json())

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from vla_rl import hub
 from vla_rl.demos import DemoSet
 from vla_rl.statistics import EvalResult
 from vla_rl.tables import show_demos, show_evaluation
@@ -19,16 +20,18 @@ class Command:
     """Show what is in a set of demonstrations, an evaluation or a saved policy."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """A folder of demonstrations, an evaluation (JSON), or the folder of a policy."""
+    """A folder of demonstrations, an evaluation (JSON), or a policy: its folder, or its
+    name on the Hugging Face hub (`user/name`, `user/name@revision`)."""
 
     def run(self) -> int:
         """Print it."""
-        if not self.path.exists():
-            raise FileNotFoundError(f"{self.path} does not exist")
-        if self.path.is_file():
-            show_evaluation(EvalResult.from_json(self.path.read_text()))
-        elif (self.path / "config.json").exists():
-            print(json.dumps(json.loads((self.path / "config.json").read_text()), indent=2))
+        path = hub.find(self.path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        if path.is_file():
+            show_evaluation(EvalResult.from_json(path.read_text()))
+        elif (path / "config.json").exists():
+            print(json.dumps(json.loads((path / "config.json").read_text()), indent=2))
         else:
-            show_demos(DemoSet.open(self.path))
+            show_demos(DemoSet.open(path))
         return 0

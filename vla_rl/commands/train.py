@@ -23,7 +23,8 @@ class Command:
     """Improve a policy by reinforcement learning from environment rollouts."""
 
     policy: Path | None = None
-    """Folder of the policy to start from (`vla-rl sft`); none: a new one with fresh weights."""
+    """Folder of the policy to start from (`vla-rl sft`), or its name on the Hugging Face hub
+    (`user/name`, `user/name@revision`); none: a new one with fresh weights."""
     network: str = "vla"
     """Network of a new policy: a name that `vla-rl list policies` shows, or a dotted path."""
     net: Any = field(default_factory=lambda: VLAConfig(std=0.5))

@@ -1,0 +1,144 @@
+"""The same demonstrations, tasks and RL with several backbones: success, time and memory.
+
+Every arm clones the same demonstrations and then practises with its backbone frozen, as is the
+default. Backbones that are too large to be cloned whole on two cores are cloned as their arm says.
+
+    python -m benchmarks.backbones [--seeds 1] [--only ARM ...] [--out runs/backbones]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks._cost import Cost, run
+from benchmarks._record import write
+from vla_rl.policy import load_policy
+from vla_rl.statistics import EvalResult, compare
+
+WORLD = (
+    *("--tasks", "drawer-open-v3", "door-open-v3", "push-v3"),
+    *("--max-steps", "100", "90", "90"),
+)
+DEMOS = ("2", "2", "10")
+RL = (
+    *("--algorithm", "dapo", "--anchor.coef", "10", "--curriculum", "frontier"),
+    *("--train.iterations", "100000", "--train.checkpoint-every", "1000"),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One backbone.
+
+    Attributes:
+        about: What it is, and what of it learns from the demonstrations.
+        network: Options of the network.
+        cloning: Options of supervised fine-tuning.
+    """
+
+    about: str
+    network: tuple[str, ...] = ()
+    cloning: tuple[str, ...] = ()
+
+
+_FROZEN = ("--sft.no-train-vlm", "--sft.steps", "1500")
+ARMS = {
+    "conv": Arm("four convolutions per view from scratch, trained"),
+    "efficientnet": Arm(
+        "EfficientNet-Lite0 (ImageNet), frozen",
+        ("--net.vision", "timm:tf_efficientnet_lite0"),
+        _FROZEN,
+    ),
+    "dinov2": Arm(
+        "DINOv2-small, ten blocks, frozen",
+        ("--net.vision", "timm:vit_small_patch14_dinov2"),
+        _FROZEN,
+    ),
+    "vlm": Arm(
+        "DINOv2-small + connector + six layers of SmolLM2-135M; connector and LoRA trained",
+        ("--net.vision", "vlm:embedded", "--net.vision-layer", "6", "--net.lora-rank", "8"),
+        ("--sft.steps", "300", "--sft.batch-size", "16"),
+    ),
+}
+
+
+def one(folder: Path, demos: Path, arm: Arm, seed: int, budget: tuple[str, ...]) -> dict[str, Any]:
+    """Clone, practise, measure before and after."""
+    words = ("--demos", demos, "--seed", str(seed))
+    clone = (*WORLD, *arm.network, *arm.cloning, "--out", folder / "sft")
+    cloning = run(folder / "sft_cost.json", "sft", *words, *clone)
+    start = folder / "sft" / "policy"
+    before = _evaluated(folder, "before", start)
+    train = ("--policy", start, *RL, *budget, "--out", folder / "rl")
+    practice = run(folder / "rl_cost.json", "train", *words, *train)
+    after = _evaluated(folder, "after", folder / "rl" / "policy")
+    policy = load_policy(start)
+    return {
+        "seed": seed,
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "parameters_of_backbone": sum(p.numel() for p in policy.vision.parameters()),
+        "before": list(before.mean),
+        "after": list(after.mean),
+        "difference": list(compare(before, after).mean),
+        "tasks": {
+            task: {"before": list(before.tasks[task].rate), "after": list(after.tasks[task].rate)}
+            for task in before.tasks
+        },
+        "cost": {"sft": asdict(cloning), "rl": asdict(practice)},
+    }
+
+
+def _evaluated(folder: Path, when: str, policy: Path) -> EvalResult:
+    result = folder / f"eval_{when}.json"
+    run(folder / f"eval_{when}_cost.json", "eval", "--policy", policy, "--out", result)
+    return EvalResult.from_json(result.read_text())
+
+
+def demonstrations(folder: Path, seed: int) -> tuple[Path, Cost]:
+    """Recorded once for all arms of a seed."""
+    demos = folder / "demos"
+    first = ("--first", str(100 * seed))
+    tasks = WORLD[: WORLD.index("--max-steps")]  # the experts take the time they need
+    cost = run(
+        folder / "demos_cost.json", "record", *tasks, "--episodes", *DEMOS, *first, "--out", demos
+    )
+    return demos, cost
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--env-steps", type=int, default=60_000)
+    parser.add_argument("--out", type=Path, default=Path("runs/backbones"))
+    given = parser.parse_args()
+    budget = ("--train.env-steps", str(given.env_steps))
+    arms: dict[str, list[dict[str, Any]]] = {name: [] for name in given.only}
+    for seed in range(given.seeds):
+        folder = given.out / f"seed{seed}"
+        demos, _ = demonstrations(folder, seed)
+        for name in given.only:
+            found = one(folder / name, demos, ARMS[name], seed, budget)
+            before, after = found["before"][0], found["after"][0]
+            print(f"{name} {seed}: {before:.3f} -> {after:.3f} {found['cost']}", flush=True)
+            arms[name].append(found)
+    result = {
+        "world": list(WORLD),
+        "demos": list(DEMOS),
+        "env_steps": given.env_steps,
+        "rl": list(RL),
+        "arms": {
+            name: {"options": [*ARMS[name].network, *ARMS[name].cloning], "seeds": found}
+            | {"about": ARMS[name].about}
+            for name, found in arms.items()
+        },
+    }
+    print(write("backbones", result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""pi0 of transformers: PaliGemma and an action expert that denoises chunks, with a likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from vla_rl.plugins import unknown
+from vla_rl.policies._backbones import PRECISIONS, VLM_PARTS
+from vla_rl.policies._head_config import HeadConfig
+from vla_rl.policies._mlp import mlp
+from vla_rl.policy import MAX_SHARD_SIZE, PolicyBase
+from vla_rl.types import Floats, Spaces
+
+HEADS = ("flow_sde", "flow_noise")
+
+
+@dataclass(frozen=True)
+class Config(HeadConfig):
+    """Settings of the policy pi0."""
+
+    head: str = "flow_sde"
+    """How the denoising of the action expert is random: "flow_sde" (noise of a given size) or
+    "flow_noise" (noise of a learned size)."""
+    rho: float = 0.0
+    """Correlation of the noise of neighbouring steps of a chunk, in [0, 1); pi0 was pretrained
+    without, so chains from other noise are new to it."""
+    episode_share: float = 0.0
+    """Part of the noise's variance that stays constant over an episode, in [0, 1); see rho."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of the critic and of the network of "flow_noise"."""
+    model: str = "lerobot/pi0_base"
+    """A pi0 of transformers, by hub name or folder."""
+    processor: str = ""
+    """Hub name or folder of its tokenizer and image processor, if they lie elsewhere (for instance
+    "google/paligemma-3b-pt-224")."""
+    pretrained: bool = True
+    """Start from pretrained weights."""
+    vlm_words: int = 48
+    """Tokens that an instruction may have."""
+    vlm_trains: tuple[str, ...] = ("language",)
+    """Which parts of the vision-language model are trained where it is: "language", "connector"
+    (without adapters), "vision". What a frozen vision tower and connector make of an image is
+    computed once."""
+    lora_rank: int = 0
+    """Train the vision-language model through low-rank adapters of this rank only; 0: train its
+    weights."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, for instance q_proj v_proj; none: all of the
+    parts that are trained."""
+    precision: str = "auto"
+    """Arithmetic of the vision-language model: "float32", "bfloat16", or "auto" (bfloat16 where the
+    processor has it). The action expert is always float32, as log-probabilities hang on it."""
+    architecture: Annotated[str, tyro.conf.Suppress] = ""
+    """Filled in: what the model is, so that a saved policy needs no hub."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head not in HEADS:
+            raise ValueError(unknown("head of pi0", self.head, HEADS))
+        if self.precision not in PRECISIONS:
+            raise ValueError(unknown("precision", self.precision, PRECISIONS))
+        if self.vlm_words < 1:
+            raise ValueError(f"vlm_words {self.vlm_words} is outside the allowed range 1, 2, ...")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank {self.lora_rank} is outside the allowed range 0, 1, ...")
+        if self.lora_targets and not self.lora_rank:
+            raise ValueError(f"lora_targets {self.lora_targets} need a lora_rank above 0")
+        for part in self.vlm_trains:
+            if part not in VLM_PARTS:
+                raise ValueError(unknown("part of a vision-language model", part, VLM_PARTS))
+        if not self.vlm_trains:
+            raise ValueError(
+                "vlm_trains is empty; to train no part of the vision-language model, freeze it in "
+                "training (--learner.train-vlm False)"
+            )
+
+
+class Policy(PolicyBase):
+    """PaliGemma ("vlm"), action expert ("head"), and a "critic".
+
+    pi0 (Black et al., 2024, arXiv 2410.24164) denoises a chunk by flow matching while it attends to
+    the keys and values that PaliGemma made of images and instruction. Those are made once per
+    decision. All denoising steps of a decision are scored in one batched pass of the expert, so
+    they may be trained by any policy gradient (piRL, 2025, arXiv 2510.25889); see
+    :mod:`vla_rl.functional.flow`.
+
+    What is kept of a decision is what the vision tower and the projector make of its images: the
+    keys and values are five times as much again.
+
+    The critic is a network of its own that reads detached averages of PaliGemma's last hidden
+    states, and proprioception (piRL reads pi0's critic off the expert, averaged over the denoising,
+    which asks for more passes; for pi0.5 it reads PaliGemma, as here).
+    """
+
+    config_class = Config
+
+    def __init__(self, config: Config, spaces: Spaces) -> None:
+        """Make the network.
+
+        Raises:
+            ValueError: If transformers is too old, there is no such model, or no room in it.
+        """
+        # transformers: seconds, for those who use it
+        from vla_rl.policies import _pi0_expert, _pi0_inputs, _pi0_network, _pi0_prefix
+
+        reading = _pi0_inputs.Reading(config.model, config.processor, config.vlm_words)
+        about = _pi0_inputs.describe(reading, spaces, config.architecture)
+        super().__init__(replace(config, architecture=about.to_json()), spaces)
+        _pi0_network.check_room(about, spaces, config.chunk)
+        adapters = _pi0_network.Adapters(config.lora_rank, config.lora_targets)
+        source = config.model if config.pretrained else None
+        vlm, rest = _pi0_network.make(source, about, config.vlm_trains, adapters, config.precision)
+        self.prefix = _pi0_prefix.Prefix(vlm, about, reading, config.vlm_trains, config.precision)
+        self.head = _pi0_expert.ExpertHead(
+            config, _pi0_expert.Expert(rest, self.prefix.layout), spaces
+        )
+        inputs = self.prefix.layout.summary + spaces.state_dim
+        self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
+        self.train(False)
+
+    @classmethod
+    def blank(cls, config: Any, spaces: Spaces) -> Policy:
+        """Without fetching pretrained weights, as they will be replaced."""
+        policy = cls(replace(config, pretrained=False), spaces)
+        policy.config = replace(policy.config, pretrained=config.pretrained)
+        return policy
+
+    def see(self, images: Tensor, text: Tensor) -> Tensor:
+        """The packed prefix ``[B, F]``: the critic's summary, then keys and values."""
+        return self._read(self.prefix.look(images), text)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the vision tower and the projector are frozen, with the rest or without."""
+        return super().keeps or self.prefix.keeps
+
+    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+        """What the vision tower and the projector make of the images, ``[B, V * P * C]``."""
+        return self.prefix.look(images).flatten(1)
+
+    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
+        """The packed prefix from what was kept."""
+        pieces = kept.shape[1] // self.prefix.width
+        return self._read(kept.view(len(kept), pieces, self.prefix.width), text)
+
+    def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The packed prefix and the padded state; the head needs no words besides."""
+        room = self.head.whole.expert.state_dim - state.shape[1]
+        return torch.cat([features, F.pad(state, (0, room))], dim=1), text[:, :0]
+
+    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+        """The critic's value ``[B]``."""
+        summary = features[:, : self.prefix.layout.summary]
+        value: Tensor = self.critic(torch.cat([summary, state], dim=1))
+        return value[:, 0]
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by group."""
+        return {
+            "vlm": self.prefix.trainable(),
+            "head": list(self.head.parameters()),
+            "critic": list(self.critic.parameters()),
+        }
+
+    def encode_text(self, sentences: Sequence[str]) -> Floats:
+        """Token ids, filled up with -1."""
+        return self.prefix.encode(sentences)
+
+    def _read(self, looked: Tensor, text: Tensor) -> Tensor:
+        packed: Tensor = self.prefix(looked, text)
+        return packed
+
+    def _save_pretrained(
+        self, save_directory: Path, max_shard_size: int | str = MAX_SHARD_SIZE
+    ) -> None:
+        super()._save_pretrained(save_directory, max_shard_size)
+        self.prefix.save_reader(save_directory)  # for new instructions

@@ -1,0 +1,54 @@
+"""``vla-rl export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vla_rl.demos import DemoSet
+from vla_rl.exchange import formats
+from vla_rl.exchange.folders import require_free
+from vla_rl.metrics import Progress
+
+
+@dataclass(frozen=True)
+class Command:
+    """Write demonstrations as a LeRobotDataset v3 or a Minari dataset."""
+
+    demos: Annotated[Path, tyro.conf.Positional]
+    """Folder of demonstrations (`vla-rl record`)."""
+    to: formats.Format
+    """The format. `minari`: OUT is a folder of datasets, for MINARI_DATASETS_PATH."""
+    out: Path
+    """A new folder."""
+    fps: int = 20
+    """Of `lerobot`: steps per second that its timestamps are made of; demonstrations of vla-rl have
+    no clock."""
+    video: bool = False
+    """Of `lerobot`: encode images as video, which is smaller but changes them."""
+    dataset_id: str | None = None
+    """Of `minari`: namespace/name-v0; by default what is written in the demonstrations."""
+
+    def run(self) -> int:
+        """Write and say where it is."""
+        require_free(self.out)
+        if self.to == "minari" and self.video:
+            raise ValueError("--video is an option of --to lerobot")
+        if self.to == "lerobot" and self.dataset_id is not None:
+            raise ValueError("--dataset-id is an option of --to minari")
+        made = formats.load(self.to)
+        demos = DemoSet.open(self.demos)
+        folder = self.out.resolve()
+        if self.to == "lerobot":
+            with Progress("export", len(demos)) as progress:
+                made.export(demos, folder, self.fps, self.video, progress.advance)
+            how = f"LeRobotDataset('local/{folder.name}', root='{folder}')"
+        else:
+            with Progress("export", len(made.files_to_copy(demos))) as progress:
+                name = made.export(demos, folder, self.dataset_id, progress.advance)
+            how = f"minari.load_dataset({name!r}) where MINARI_DATASETS_PATH is {folder}"
+        print(f"{len(demos)} episodes written to {self.out}; read them with {how}")
+        return 0
