@@ -67,15 +67,15 @@ ARMS = {
 
 def one(folder: Path, demos: Path, arm: Arm, seed: int, budget: tuple[str, ...]) -> dict[str, Any]:
     """Clone, practise, measure before and after."""
-    words = ("--demos", demos, "--seed", str(seed))
-    clone = (*WORLD, *arm.network, *arm.cloning, "--out", folder / "sft")
+    words: tuple[str | Path, ...] = ("--demos", demos, "--seed", str(seed))
+    clone: tuple[str | Path, ...] = (*WORLD, *arm.network, *arm.cloning, "--out", folder / "sft")
     cloning = run(folder / "sft_cost.json", "sft", *words, *clone)
     start = folder / "sft" / "policy"
     before = _evaluated(folder, "before", start)
-    train = ("--policy", start, *RL, *budget, "--out", folder / "rl")
+    train: tuple[str | Path, ...] = ("--policy", start, *RL, *budget, "--out", folder / "rl")
     practice = run(folder / "rl_cost.json", "train", *words, *train)
     after = _evaluated(folder, "after", folder / "rl" / "policy")
-    policy = load_policy(start)
+    policy: Any = load_policy(start)
     return {
         "seed": seed,
         "parameters": sum(p.numel() for p in policy.parameters()),

@@ -5,7 +5,7 @@ learning rate and number of environment steps; backbone, critic and exploration 
 same. Success is measured greedily on starts that were never trained on. A flow head sums the
 log-prob of a unit over its denoising steps, so the same learning rate moves it further.
 
-    python -m benchmarks.heads [--seeds 3] [--env-steps 60000] [--out runs/heads]
+    python -m benchmarks.heads [--seeds 3] [--env-steps 150000] [--out runs/heads]
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def one(folder: Path, demos: Path, seed: int, options: tuple[str, ...], given: A
         "after": after.mean.value,
         "train_success": curve(end),
         "decisions_per_second": decisions_per_second(load_policy(clone)),
-        "update_seconds": sum(column(end, "time/update")) / sum(column(end, "actor/updates")),
-        "ppo_kl": float(np.mean(column(end, "actor/ppo_kl"))),
+        **updates(end),
     }
 
 
@@ -62,8 +61,19 @@ def _episodes(given: Any) -> tuple[str, ...]:
     return ("--eval.episodes-per-task", str(given.episodes))
 
 
+def updates(folder: Path) -> dict[str, float]:
+    """Seconds of a gradient step and KL of an action; none if no group had contrast."""
+    steps = sum(column(folder, "actor/updates"))
+    if not steps:
+        return {}
+    return {
+        "update_seconds": sum(column(folder, "time/update")) / steps,
+        "ppo_kl": float(np.mean(column(folder, "actor/ppo_kl"))),
+    }
+
+
 def decisions_per_second(policy: PolicyBase) -> float:
-    """Of acting with noise on one thread's worth of rows, backbone included."""
+    """Of acting with noise, backbone included, in this process alone."""
     spaces = policy.spaces
     size = (ROWS, len(spaces.views), spaces.image_size, spaces.image_size, 3)
     obs = Observation(np.zeros(size, np.uint8), np.zeros((ROWS, spaces.state_dim), np.float32))
@@ -80,9 +90,9 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
-    parser.add_argument("--env-steps", type=int, default=60_000, help="of RL, for each")
-    parser.add_argument("--demos", type=int, default=3, help="demonstrations of each seed")
-    parser.add_argument("--sft-steps", type=int, default=450, help="gradient steps of cloning")
+    parser.add_argument("--env-steps", type=int, default=150_000, help="of RL, for each")
+    parser.add_argument("--demos", type=int, default=4, help="demonstrations of each seed")
+    parser.add_argument("--sft-steps", type=int, default=300, help="gradient steps of cloning")
     parser.add_argument("--episodes", type=int, default=100, help="held-out starts")
     parser.add_argument("--algorithm", default="loop")
     parser.add_argument("--out", type=Path, default=Path("runs/heads"))

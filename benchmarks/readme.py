@@ -326,7 +326,68 @@ def gym_ids(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def backbones(result: dict[str, Any]) -> str:
+    """Success, size and cost by backbone."""
+    rows = [
+        ["backbone", "parameters", "clone", "after RL", "difference in points", "cloning", "RL",
+         "memory"]
+    ]  # fmt: skip
+    for arm in result["arms"].values():
+        for seed in arm["seeds"]:
+            cost = seed["cost"]
+            rows.append(
+                [
+                    arm["about"],
+                    f"{seed['parameters'] / 1e6:.1f} M",
+                    percent(seed["before"]),
+                    percent(seed["after"]),
+                    points(seed["difference"]),
+                    *(f"{cost[stage]['seconds'] / 60:.1f} min" for stage in ("sft", "rl")),
+                    f"{max(cost[stage]['peak_gb'] for stage in ('sft', 'rl')):.1f} GB",
+                ]
+            )
+    count = len(next(iter(result["arms"].values()))["seeds"])
+    note = (
+        f"{_seeds(count)}; drawer-open, door-open and push in one policy, {_and(result['demos'])} "
+        f"demonstrations, {result['env_steps']:,} environment steps of DAPO with the backbone "
+        "frozen; 100 held-out starts of each task, Wilson intervals. Memory: most that a command "
+        f"and its workers held. {result.get('beside', '')}{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def _seeds(count: int) -> str:
+    return "One seed" if count == 1 else f"{count} seeds"
+
+
+def _and(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def vlm_speed(result: dict[str, Any]) -> str:
+    """Rates of ours and of a plain loop."""
+    names = {
+        "plain_act": "decisions/s, plain loop",
+        "act": "**decisions/s, vla-rl**",
+        "plain_update": "update samples/s, plain loop",
+        "update": "**update samples/s, vla-rl** (adapters and head)",
+        "update_frozen": "**update samples/s, vla-rl** (head only)",
+    }
+    models = result["models"].values()
+    rows = [["", *(model["about"] for model in models)]]
+    for case, text in names.items():
+        found = [model["cases"][case] for model in models]
+        rows.append([text, *(f"{f['per_second']:.2g}, {f['peak_gb']:.1f} GB" for f in found)])
+    note = (
+        f"{result['batch']} observations at a time, LoRA of rank {result['lora_rank']}; memory is "
+        f"the most that the process held. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 TABLES = {
+    "backbones": backbones,
+    "vlm_speed": vlm_speed,
     "kitchen_elements": kitchen_elements,
     "kitchen_sequence": kitchen_sequence,
     "kitchen_experts": kitchen_experts,

@@ -105,6 +105,11 @@ class Backbone(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that may be trained."""
 
+    def frozen_tokens(self, images: Tensor, prompt: Tensor) -> Tensor:
+        """Tokens ``[B, V, P, C]`` without gradient, while nothing of the backbone is trained."""
+        tokens: Tensor = self(images, prompt)
+        return tokens
+
     @property
     def keeps(self) -> bool:
         """Whether a part of it never trains, whose results :meth:`keep` and :meth:`recall` know."""
@@ -268,7 +273,8 @@ def _check_vlm(config: BackboneConfig) -> None:
         raise ValueError(f"vlm_words {config.vlm_words} is outside the allowed range 1, 2, ...")
     if "{instruction}" not in config.vlm_prompt or config.vlm_prompt.count("{images}") > 1:
         raise ValueError(
-            f"vlm_prompt {config.vlm_prompt!r} must hold {{instruction}}, and {{images}} at most once"
+            f"vlm_prompt {config.vlm_prompt!r} must hold {{instruction}}, and "
+            "{images} at most once"
         )
     if config.lora_targets and not config.lora_rank:
         raise ValueError(f"lora_targets {config.lora_targets} need a lora_rank above 0")

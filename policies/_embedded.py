@@ -1,9 +1,9 @@
 """A vision-language model out of packages, for machines without a hub.
 
 No package carries a model that was pretrained on images *and* text. This one joins a pretrained
-vision tower (DINOv2-small, of which the last two blocks were bent by the task it was tuned for) to a
-pretrained language model (SmolLM2-135M-Instruct) by a connector that has learned nothing yet: it is
-trained with the policy.
+vision tower (DINOv2-small without its last two blocks, which were bent by the task it was tuned
+for) to a pretrained language model (SmolLM2-135M-Instruct) by a connector that has learned nothing
+yet: it is trained with the policy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VERSION = 1
 _BLOCKS = 10
 _SIZE, _PATCH = 112, 14
 _IMAGE = "<image>"
-_CHAT = (
+CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
@@ -96,7 +96,7 @@ def _make(target: Path) -> None:
         patch_size=_PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_CHAT,
+        chat_template=CHAT,
     )
     processor.save_pretrained(target)
 
@@ -141,10 +141,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
                 for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                     yield f"{layer}attention.{part}_proj.{kind}", piece
             else:
-                yield (
-                    layer + _BLOCK.get(rest, rest.replace("attn.proj", "attention.o_proj")),
-                    tensor,
-                )
+                yield layer + _BLOCK.get(rest, rest), tensor
 
 
 _STEM = {
@@ -155,7 +152,12 @@ _STEM = {
     "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
     "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
 }
-_BLOCK = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+_BLOCK = {
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "attn.proj.weight": "attention.o_proj.weight",
+    "attn.proj.bias": "attention.o_proj.bias",
+}
 
 
 def _match_words(model: Any) -> None:

@@ -31,7 +31,7 @@ class LaplaceHead(nn.Module):
     """A factorised Laplace law over the K = H * A numbers of a chunk, for means trained by L1.
 
     RIPT-VLA (2025, arXiv 2505.17016) gives OpenVLA-OFT's regression head a likelihood this way. A
-    second network of the same shape says ``log b`` of every unit. It starts at ``b = std / sqrt(2)``
+    second network of the same shape says ``log b`` of every unit. It starts at ``std / sqrt(2)``
     and keeps the deviation ``sqrt(2) b`` in [0.01, 1]; it reads a detached context, as how sure the
     policy is must not shape what it sees. Cloning fits it to the errors on the demonstrations, so
     ``std`` is only where it starts.

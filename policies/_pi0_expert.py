@@ -86,9 +86,10 @@ class _ExpertFlow(FlowHead):
     def times(self, rows: int) -> Tensor:
         """As the model was pretrained: more of them near the noise."""
         model = self.expert.net.config
-        shape = (model.time_sampling_beta_alpha, model.time_sampling_beta_beta)
-        early = Beta(*map(torch.tensor, shape)).sample((rows, DRAWS, 1))  # type: ignore[no-untyped-call]
-        return 1 - (model.time_sampling_scale * early + model.time_sampling_offset)
+        law = Beta(model.time_sampling_beta_alpha, model.time_sampling_beta_beta)  # type: ignore[no-untyped-call]
+        early: Tensor = law.sample(torch.Size((rows, DRAWS, 1)))
+        tau: Tensor = 1 - (model.time_sampling_scale * early + model.time_sampling_offset)
+        return tau
 
 
 class _ExpertSDE(FlowSDE, _ExpertFlow):

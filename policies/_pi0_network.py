@@ -85,5 +85,7 @@ def make(
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if uses_bfloat16(precision, device):
             vlm.to(torch.bfloat16)  # adapters have float32 weights of their own
+            if "connector" in trains:
+                vlm.multi_modal_projector.float()
         _vlm_network.add_lora(vlm, trains, *adapters)
     return Parts(vlm, net)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vla_rl.policies import _vlm_network
 from vla_rl.policies._backbones import uses_bfloat16
-from vla_rl.policies._pi0_inputs import Reading, reader
+from vla_rl.policies._pi0_inputs import Reader, Reading, reader
 from vla_rl.policies._vlm_inputs import Description, ImageInputs
 from vla_rl.types import Floats
 
@@ -74,6 +74,7 @@ class Prefix(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.reading = vlm, reading
+        self.loaded: Reader | None = None
         self.views, self.length, self.precision = about.views, about.length, precision
         self.trains = frozenset(trains)
         self.inputs = ImageInputs(about)
@@ -96,11 +97,16 @@ class Prefix(nn.Module):
 
     def encode(self, sentences: Sequence[str]) -> Floats:
         """Ids of the words ``[n, L]``."""
-        return reader(self.reading).encode(sentences, self.length)
+        return self._reader().encode(sentences, self.length)
 
     def save_reader(self, folder: Path) -> None:
-        """The processor, so that a moved policy can read new sentences."""
-        reader(self.reading).save(folder / _PROCESSOR)
+        """The processor, so that a policy without its model can read new sentences."""
+        self._reader().save(folder / _PROCESSOR)
+
+    def load_reader(self, folder: Path) -> None:
+        """At once, as the folder of a checkpoint may be gone when it is needed."""
+        saved = Reading(str(folder / _PROCESSOR), "", self.reading.words)
+        self.loaded = Reader(saved)
 
     @property
     def keeps(self) -> bool:
@@ -136,12 +142,16 @@ class Prefix(nn.Module):
         pairs = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
         return self.layout.pack(summary, mask, pairs)
 
+    def _reader(self) -> Reader:
+        return self.loaded or reader(self.reading)
+
     def _summary(self, states: Tensor, real: Tensor) -> Tensor:
         images = states.shape[1] - real.shape[1]
         seen, words = states[:, :images], states[:, images:]
         weight = real[..., None].to(states.dtype)
         read = (words * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-        views = seen.unflatten(1, (self.views, -1)).mean(2) if self.views else seen
+        shape = (len(seen), self.views, -1, self.width)
+        views = seen.view(shape).mean(2) if self.views else seen
         found = torch.cat([views, read], dim=1)
         return F.layer_norm(found, found.shape[-1:]).flatten(1)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
@@ -24,6 +25,7 @@ from transformers.utils import ModelOutput
 from vla_rl.policies import _embedded, _vlm_network
 from vla_rl.policies._backbones import VLM, Backbone, BackboneConfig, Grid
 from vla_rl.policies._vlm_inputs import Description, ImageInputs, Prompter
+from vla_rl.policies._vlm_prefix import Prefixes
 from vla_rl.types import Floats, Spaces
 
 _PROCESSOR = "processor"  # in the folder of a policy
@@ -97,10 +99,18 @@ class VLMBackbone(Backbone):
         self.adapted = bool(config.lora_rank)
         self.checkpointing = config.gradient_checkpointing
         self.inputs = ImageInputs(about)
-        self.net = _vlm_network.make(config, about, words)
+        self.net: Any = _vlm_network.make(config, about, words)
+        self.by_hand = self.net.config.is_encoder_decoder or self.net.base_model is self.net
+        known = inspect.signature(self.net.base_model.forward).parameters
+        if not self.by_hand and "mm_encoder_outputs" not in known:
+            raise ValueError(
+                f"transformers {transformers.__version__} cannot go on from image features that "
+                f"were made before ({self.net.config.model_type}): install transformers>=5.23"
+            )
         for parameter in self.trainable():
             parameter.data = parameter.data.float()  # small steps vanish in bfloat16
             parameter.requires_grad_(True)
+        self.prefixes = Prefixes(self.net, about.image_token)
         self._takes = frozenset(inspect.signature(self.net.get_image_features).parameters)
         self._fields = self._layout()
         views, channels = about.views, self.net.config.get_text_config().hidden_size
@@ -116,6 +126,16 @@ class VLMBackbone(Backbone):
     def tokens(self, images: Tensor, prompt: Tensor) -> Tensor:
         """See :class:`Backbone`."""
         return self._read(self._look(images), prompt)
+
+    def frozen_tokens(self, images: Tensor, prompt: Tensor) -> Tensor:
+        """See :class:`Backbone`; the beginnings of prompts are read once."""
+        inputs = self._text(prompt)
+        if not self.prefixes.serves(inputs):
+            return super().frozen_tokens(images, prompt)
+        kept = self.keep(images)
+        with self.low(images.device):
+            states = self.prefixes.states(inputs, lambda rows: self._restored(kept[rows]))
+            return self._chosen(states, inputs)
 
     @property
     def keeps(self) -> bool:
@@ -178,9 +198,12 @@ class VLMBackbone(Backbone):
             return self.net.get_image_features(**given, return_dict=True)
 
     def _read(self, looked: Any, prompt: Tensor) -> Tensor:
-        """Hidden states of the chosen tokens, normalised: raw ones reach thousands."""
+        """Tokens ``[B, V, P, C]`` from what was seen and what was said."""
         inputs = self._text(prompt)
-        states = self._states(looked, inputs)
+        return self._chosen(self._states(looked, inputs), inputs)
+
+    def _chosen(self, states: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """The wanted ones of hidden states ``[B, L, C]``, normalised: raw ones reach thousands."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         chosen = []
         if self.kind != "last":
@@ -194,7 +217,7 @@ class VLMBackbone(Backbone):
 
     def _states(self, looked: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Hidden states ``[B, L, C]`` of the language model's last layer."""
-        if self.net.config.is_encoder_decoder or self.net.base_model is self.net:
+        if self.by_hand:
             return self._merged(looked, inputs)
         found: Tensor = self.decoded(looked, inputs, use_cache=False).last_hidden_state
         return found
@@ -235,7 +258,7 @@ class VLMBackbone(Backbone):
         """How the tensors of one observation look; found by trying."""
         size = self.about.image_size
         blank = torch.zeros(1, self.about.cameras, size, size, 3, dtype=torch.uint8)
-        with torch.no_grad():
+        with torch.no_grad(), self.low(blank.device):
             looked = self._look(blank)
         fields = []
         for value in _tensors(looked):
@@ -247,7 +270,8 @@ class VLMBackbone(Backbone):
 
     def _restored(self, kept: Tensor) -> Any:
         """The reverse of :meth:`keep`."""
-        rows, start, values = len(kept), 0, []
+        rows, start = len(kept), 0
+        values: list[Any] = []
         for field in self._fields:
             size = max(field.pieces, 1) * field.shape.numel()
             part = kept[:, start : start + size].to(self.net.dtype)

@@ -29,7 +29,7 @@ _WHOLE = {  # one picture of the scene per view: tiles and crops cost many times
 }
 # Families that were made for one picture: several views are put side by side.
 _ONE_IMAGE = ("blip-2", "florence2")
-_MASK = "attention_mask"
+_TEXT_ONLY = {"trust_remote_code": False}  # a model's own code is never run
 
 
 def _square(size: int) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class Prompter:
 
     def __init__(self, source: str, prompt: str, words: int, size: int | None) -> None:
         try:
-            self.processor: Any = transformers.AutoProcessor.from_pretrained(source)
-            self._config = transformers.AutoConfig.from_pretrained(source)
+            self.processor: Any = transformers.AutoProcessor.from_pretrained(source, **_TEXT_ONLY)
+            self._config = transformers.AutoConfig.from_pretrained(source, **_TEXT_ONLY)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no vision-language model could be read from {source!r}: {_first_line(error)}. "
@@ -159,13 +159,14 @@ class Prompter:
         )
         tokenizer = self.processor.tokenizer
         image_token = tokenizer.convert_tokens_to_ids(str(self.processor.image_token))
-        names = [name for name, value in inputs.items() if _like_ids(value, inputs["input_ids"])]
+        ids = inputs["input_ids"]
+        names = [n for n, v in inputs.items() if _like_ids(v, ids) and n != "labels"]
         return Description(
             config=json.loads(self._config.to_json_string(use_diff=False)),
             image_processor=json.loads(settings.to_json_string()),
             image_settings=self._settings,
             text_inputs=names,
-            length=inputs["input_ids"].shape[1] + self._words,
+            length=ids.shape[1] + self._words,
             padding={"input_ids": tokenizer.pad_token_id or 0},
             constants={
                 name: value.tolist() for name, value in images.items() if name == "image_grid_thw"
@@ -174,7 +175,7 @@ class Prompter:
             image_size=spaces.image_size,
             views=views,
             image_token=image_token,
-            image_tokens=int((inputs["input_ids"] == image_token).sum()),
+            image_tokens=int((ids == image_token).sum()),
         )
 
     def encode(self, sentences: Sequence[str], about: Description, spaces: Spaces) -> Floats:
@@ -235,10 +236,10 @@ class Prompter:
             )
             return found
         text = self._placeholders(len(shown)) + after
-        found = self.processor(
+        inputs: Mapping[str, Any] = self.processor(
             text=[text], images=[shown], return_tensors="pt", images_kwargs=self._settings
         )
-        return found
+        return inputs
 
     def _placeholders(self, images: int) -> str:
         """Some processors without a chat template put the images in themselves."""

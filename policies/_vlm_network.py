@@ -126,6 +126,9 @@ def add_lora(net: nn.Module, trains: Collection[str], rank: int, wanted: Collect
         raise ValueError(f"lora_targets {wanted} match no layer; there are {', '.join(names)}")
     settings = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     peft.inject_adapter_in_model(settings, net)
+    for name, parameter in net.named_parameters():
+        if ADAPTER in name:  # made in the layer's own precision, where small steps would be lost
+            parameter.data = parameter.data.float()
 
 
 def trainable(net: nn.Module, trains: Collection[str], adapted: bool) -> list[nn.Parameter]:

@@ -26,7 +26,7 @@ from vla_rl.types import Floats, Spaces
 class Config(BackboneConfig):
     """Settings of the policy that speaks its actions."""
 
-    vision: str = "vlm:HuggingFaceTB/SmolVLM-256M-Instruct"
+    vision: str = "vlm:embedded"
     """The vision-language model, "vlm:MODEL": by hub name or folder; one with a single stack of
     decoder layers."""
     chunk: int = 8
@@ -71,6 +71,11 @@ class Config(BackboneConfig):
             )
         if self.bins < 2:
             raise ValueError(f"bins {self.bins} is outside the allowed range 2, 3, ...")
+        if len(self.action_ids) not in (0, self.bins):
+            raise ValueError(
+                f"bins {self.bins} do not fit the {len(self.action_ids)} action_ids that were "
+                "chosen before; leave action_ids out to choose them anew"
+            )
         if not self.temperature > 0:
             raise ValueError(
                 f"temperature {self.temperature} is outside the allowed range (0, inf)"

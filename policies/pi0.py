@@ -16,7 +16,7 @@ from vla_rl.plugins import unknown
 from vla_rl.policies._backbones import PRECISIONS, VLM_PARTS
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import MAX_SHARD_SIZE, PolicyBase
+from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 
 HEADS = ("flow_sde", "flow_noise")
@@ -174,12 +174,14 @@ class Policy(PolicyBase):
         """Token ids, filled up with -1."""
         return self.prefix.encode(sentences)
 
+    def save_extras(self, folder: Path) -> None:
+        """The tokenizer, for new instructions."""
+        self.prefix.save_reader(folder)
+
+    def load_extras(self, folder: Path) -> None:
+        """The tokenizer, for new instructions."""
+        self.prefix.load_reader(folder)
+
     def _read(self, looked: Tensor, text: Tensor) -> Tensor:
         packed: Tensor = self.prefix(looked, text)
         return packed
-
-    def _save_pretrained(
-        self, save_directory: Path, max_shard_size: int | str = MAX_SHARD_SIZE
-    ) -> None:
-        super()._save_pretrained(save_directory, max_shard_size)
-        self.prefix.save_reader(save_directory)  # for new instructions

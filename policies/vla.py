@@ -100,7 +100,9 @@ class Policy(PolicyBase):
 
     def keep(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, or what the frozen part of the backbone makes of the images."""
-        return self.see(images, text) if super().keeps else self.vision.keep(images)
+        if super().keeps:
+            return self.vision.frozen_tokens(images, self._prompt(text)).flatten(1)
+        return self.vision.keep(images)
 
     def recall(self, kept: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens from what was kept."""

@@ -94,8 +94,9 @@ def keys(rows: int) -> np.ndarray:
     return np.stack([np.arange(rows) + 7, np.arange(rows)], axis=1)
 
 
-def act(policy: action_tokens.Policy, rows: int = 4, greedy: bool = False) -> ActionChunk:
-    return policy.act(observe(rows), said(rows), None if greedy else keys(rows))
+def act(policy: Any, rows: int = 4, greedy: bool = False) -> ActionChunk:
+    found: ActionChunk = policy.act(observe(rows), said(rows), None if greedy else keys(rows))
+    return found
 
 
 def same(left: ActionChunk, right: ActionChunk) -> bool:
@@ -341,7 +342,7 @@ def gradients(policy: action_tokens.Policy) -> set[str]:
     return {
         name
         for name, members in policy.groups().items()
-        if any(p.grad is not None and bool(p.grad.any()) for p in members)
+        if any(bool(p.grad.any()) for p in members if p.grad is not None)
     }
 
 
@@ -384,7 +385,7 @@ def test_images_are_looked_at_once_while_the_vision_tower_is_frozen(llava: Path)
     scores.logprob.sum().backward()
     seen = [p.grad for n, p in whole.named_parameters() if "patch_embedding" in n]
     assert seen
-    assert all(bool(gradient.any()) for gradient in seen)
+    assert all(gradient is not None and bool(gradient.any()) for gradient in seen)
 
 
 def test_imitation_is_the_mean_cross_entropy_of_unmasked_words(llava: Path):
@@ -495,10 +496,12 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
     policy.fit_statistics(observe(20).state)
     policy.save_pretrained(tmp_path)
     assert (tmp_path / "processor" / "tokenizer.json").exists()
-    chunk, nothing = act(policy), {"side_effect": OSError("no hub")}
+    chunk, offline = act(policy), OSError("no hub")
     with (
-        mock.patch.object(transformers.AutoProcessor, "from_pretrained", **nothing),
-        mock.patch.object(transformers.AutoModelForImageTextToText, "from_pretrained", **nothing),
+        mock.patch.object(transformers.AutoProcessor, "from_pretrained", side_effect=offline),
+        mock.patch.object(
+            transformers.AutoModelForImageTextToText, "from_pretrained", side_effect=offline
+        ),
     ):
         loaded = load_policy(tmp_path)
         built = PolicyRecipe.of(policy).build()
@@ -517,6 +520,7 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
     [
         ({"vision": "conv"}, "need a vision-language model, not the backbone 'conv'"),
         ({"vlm_tokens": "last"}, "vlm_tokens 'last' does nothing here"),
+        ({"bins": 4, "action_ids": (7, 6)}, "bins 4 do not fit the 2 action_ids"),
         ({"bins": 1}, r"bins 1 is outside the allowed range 2, 3"),
         ({"temperature": 0.0}, r"temperature 0.0 is outside the allowed range \(0, inf\)"),
         ({"chunk": 0}, "chunk 0 is outside"),

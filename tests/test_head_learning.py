@@ -20,19 +20,24 @@ from vla_rl.train import Loop, TrainConfig
 SEED = 1
 PPO = {"critic_warmup": 1, "ppo_epochs": 3, "ppo_mini_batch_size": 256}
 
-# Settings, how far the clone's actions are made to drift, and the learning rate of PPO.
+# Settings, how far the clone's actions are made to drift, and learning rates (the second of PPO).
+# Exploration is wide, as for the Gaussian head in test_algorithms.
 HEADS = {
-    "laplace": ({"head": "laplace", "std": 0.4}, 0.5, 2e-3),
-    "flow-sde": ({"head": "flow_sde"}, 0.6, 5e-4),
-    "flow-one": ({"head": "flow_sde", "flow_stochastic": "one"}, 0.6, 5e-4),
-    "flow-noise": ({"head": "flow_noise"}, 0.6, 5e-4),
+    "laplace": ({"head": "laplace", "std": 0.4}, 0.5, (5e-4, 2e-3)),
+    "flow-sde": ({"head": "flow_sde", "flow_noise_level": 0.8}, 0.6, (5e-4, 1e-3)),
+    "flow-one": (
+        {"head": "flow_sde", "flow_noise_level": 0.8, "flow_stochastic": "one"},
+        0.6,
+        (1e-3, 1e-3),
+    ),
+    "flow-noise": ({"head": "flow_noise", "flow_noise_std": (0.2, 0.5)}, 0.6, (5e-4, 1e-3)),
 }
 
 
 @pytest.fixture(scope="module", params=HEADS)
 def clone(request):
-    """Half as good as the expert, and then made to drift; and the learning rate of PPO."""
-    settings, drift, rate = HEADS[request.param]
+    """Half as good as the expert, and then made to drift; its success, and learning rates."""
+    settings, drift, rates = HEADS[request.param]
     torch.manual_seed(SEED)
     config = tiny.Config(chunk=2, features=256, hidden=(128, 128), **settings)
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
@@ -43,23 +48,24 @@ def clone(request):
     network = policy.head.trunk if request.param == "laplace" else policy.head.velocity
     with torch.no_grad():
         network[-1].bias += drift * torch.tensor([1.0, -1.0, 1.0, -1.0])
-    return policy, rate
+    before = success(policy)
+    assert before < 0.2
+    return policy, before, rates
 
 
-# Measured with seeds 0 to 2: 35 of 36 runs gained at least .1 on 300 starts, 26 of them .2; with
-# this seed every one gained .17.
+# Measured with seeds 0 to 2 and 300 starts: from .08 to .13 before, to at least .2 after in all of
+# 36 runs, and to at least .36 with this seed.
 @pytest.mark.parametrize("name", ["grpo", "loop", "ppo"])
 def test_every_head_improves(name, clone):
-    weak, rate = clone
+    weak, before, rates = clone
     policy = copy.deepcopy(weak)
     algorithm = made(name, **PPO) if name == "ppo" else made(name)
-    iterations, lr = (15, rate) if name == "ppo" else (10, 5e-4)
+    iterations, lr = (10, rates[1]) if name == "ppo" else (8, rates[0])
     learner = learner_for(algorithm, policy, lr=lr)
     starts = uniform.Curriculum(RED.resolved(), SEED)
     config = TrainConfig(iterations=iterations)
     run = Loop(Here(), learner, algorithm, starts, [sparse.reward], config, SEED)
     for _ in range(iterations):
         run.step()
-    before, after = success(weak), success(policy)
-    assert before < 0.2
+    after = success(policy)
     assert after > before + 0.1, (before, after)

@@ -238,15 +238,15 @@ def test_what_looks_like_no_repository_is_a_missing_folder(played, name):
 
 def test_an_unknown_repository_is_said_to_be_neither_here_nor_there(played, capsys):
     wanted = (
-        r"no folder ada/circles here, and the policy ada/circles could not be read from the Hugging "
+        r"no folder ada/other here, and the policy ada/other could not be read from the Hugging "
         r"Face hub \(LocalEntryNotFoundError: Cannot find .*\); check the name; .*hf auth login.*"
         "HF_TOKEN"
     )
     with pytest.raises(ValueError, match=wanted):
-        load_policy("ada/circles")
+        load_policy("ada/other")
     for words in (["eval", "--policy"], ["train", "--policy"], ["inspect"]):
-        assert cli.main([*words, "ada/circles"]) == 2
-        assert "error: there is no folder ada/circles here" in capsys.readouterr().err
+        assert cli.main([*words, "ada/other"]) == 2
+        assert "error: there is no folder ada/other here" in capsys.readouterr().err
 
 
 class _Refusing(BaseHTTPRequestHandler):

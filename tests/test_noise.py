@@ -87,7 +87,9 @@ def test_several_draws_are_independent_and_each_is_the_noise() -> None:
     np.testing.assert_allclose(expected, covariance(RHO, SHARE))
     for one in range(3):
         np.testing.assert_allclose(np.cov(first[:, one, :, 0].T), expected, atol=0.08)
-        np.testing.assert_allclose(first[:, one, :, 1].T @ later[:, one, :, 1] / 4_000, SHARE, atol=0.08)
+        np.testing.assert_allclose(
+            first[:, one, :, 1].T @ later[:, one, :, 1] / 4_000, SHARE, atol=0.08
+        )
         for other in range(one):
             assert np.abs(first[:, one, :, 0].T @ first[:, other, :, 0] / 4_000).max() < 0.08
             assert np.abs(first[:, one, :, 0].T @ later[:, other, :, 0] / 4_000).max() < 0.08

@@ -144,7 +144,11 @@ def test_the_prefix_runs_once_and_all_steps_are_scored_in_one_pass(
     policy.freeze({"vlm"})
     ran: list[str] = []
     tower, language = policy.prefix.net.vision_tower, policy.prefix.net.language_model
-    for name, module in (("eyes", tower), ("words", language), ("expert", policy.head.whole.expert)):
+    for name, module in (
+        ("eyes", tower),
+        ("words", language),
+        ("expert", policy.head.whole.expert),
+    ):
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
     chunk = policy.act(obs, SENTENCES, keys())
     assert ran == ["eyes", "words", *["expert"] * 5]  # four steps, then their log-probabilities
@@ -182,7 +186,8 @@ def test_chains_hold_whole_chunks_of_which_the_executed_part_is_scored() -> None
         other = chain.copy()
         other[:, -1, step, dim] += 0.1
         scores = policy.evaluate(obs, SENTENCES, other.reshape(ROWS, -1), chunk.features)
-        return np.abs(scores.logprob.detach().numpy() - chunk.logprob).max(0) > 1e-3
+        found: np.ndarray = np.abs(scores.logprob.detach().numpy() - chunk.logprob).max(0) > 1e-3
+        return found
 
     assert not moved(CHUNK, 0).any()
     assert not moved(0, 2).any()
@@ -200,7 +205,9 @@ def test_only_the_images_pass_through_what_is_kept() -> None:
 
 def test_the_critic_reads_each_view_and_the_instruction() -> None:
     policy, obs = make(), observe()
-    torch.nn.init.normal_(policy.critic[-1].weight)
+    last = policy.critic[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.normal_(last.weight)
     value = policy.act(obs, SENTENCES, None).value
     for view in (0, 1):
         images = obs.images.copy()
@@ -214,7 +221,7 @@ def test_the_critic_reads_each_view_and_the_instruction() -> None:
 # --------------------------------------------------------------------------------------- training
 
 
-def reacher(**settings: Any) -> pi0.Policy:
+def flyer(**settings: Any) -> pi0.Policy:
     policy = make(point_reach.spaces(point_reach.Settings()), **settings)
     policy.remember([task.instruction for task in point_reach.tasks()])
     return policy
@@ -235,7 +242,7 @@ def test_times_follow_the_law_of_pretraining() -> None:
 def test_an_update_moves_the_expert_and_leaves_paligemma_alone(
     name: str, settings: dict[str, Any], head: str
 ) -> None:
-    policy = reacher(head=head, chunk=C)
+    policy = flyer(head=head, chunk=C)
     algorithm = plugins.load("algorithms", name).Algorithm(ppo_epochs=1, **settings)
     learner = Learner(policy, LearnerConfig(), algorithm.trains)
     if algorithm.uses_reference:
@@ -250,6 +257,28 @@ def test_an_update_moves_the_expert_and_leaves_paligemma_alone(
     for part in ("dit", "action_in_proj", "state_proj", "action_time_mlp", "action_out_proj"):
         assert any(part in key for key in moved), part
     assert any("spread" in key for key in moved) == (head == "flow_noise")
+
+
+@pytest.mark.parametrize("settings", [{}, {"flow_stochastic": "one"}, {"head": "flow_noise"}])
+def test_actions_move_towards_the_reward(settings: dict[str, Any]) -> None:
+    """A policy gradient in a world of one decision, paid for being near a given chunk."""
+    policy, rows = make(**settings), 64
+    policy.freeze({"vlm", "critic"})
+    obs, words = observe()[[0] * rows], [SENTENCES[0]] * rows
+    optimizer = torch.optim.Adam(policy.groups()["head"], lr=2e-3)
+    rewards = []
+    for update in range(20):
+        chunk = policy.act(obs, words, keys(rows) + [1000 * update, 0])
+        reward = -np.square(chunk.actions - np.array([0.4, -0.3])).mean((1, 2))
+        rewards.append(reward.mean())
+        advantage = torch.tensor((reward - reward.mean()) / reward.std())
+        scores = policy.evaluate(obs, words, chunk.raw, chunk.features)
+        loss = -(advantage[:, None] * scores.logprob).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(policy.groups()["head"], 0.5)
+        optimizer.step()
+    assert np.mean(rewards[-3:]) > 0.5 * np.mean(rewards[:3])  # they are negative
 
 
 def test_adapters_learn_from_rewards_and_the_weights_beneath_them_stay() -> None:
@@ -270,10 +299,26 @@ def test_adapters_learn_from_rewards_and_the_weights_beneath_them_stay() -> None
     } - {k for k in before if f"layers.{tiny_pi0.LAYERS - 1}.self_attn.q_proj" in k}
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_is_trained_is_float32_and_log_probabilities_too(rank: int) -> None:
+    policy = make(precision="bfloat16", lora_rank=rank, vlm_trains=("language", "connector"))
+    trained = [p for group in policy.groups().values() for p in group]
+    assert {p.dtype for p in trained} == {torch.float32}
+    weight = policy.prefix.net.language_model.layers[0].mlp.up_proj.weight
+    assert weight.dtype == (torch.bfloat16 if rank else torch.float32)
+    obs = observe()
+    chunk = policy.act(obs, SENTENCES, keys())
+    assert chunk.logprob.dtype == np.float32
+    scores = policy.evaluate(obs, SENTENCES, chunk.raw, chunk.features)
+    np.testing.assert_allclose(scores.logprob.detach(), chunk.logprob, atol=1e-4)
+    scores.logprob.sum().backward()  # type: ignore[no-untyped-call]
+    assert any(p.grad is not None and p.grad.any() for p in policy.groups()["vlm"])
+
+
 def test_a_short_cloning_lowers_the_loss() -> None:
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset([pool.record(spec) for spec in WORLD.specs("demo", 3)], C)
-    policy, losses = reacher(chunk=C), []
+    policy, losses = flyer(chunk=C), []
     config = sft.SFTConfig(steps=60, batch_size=16, lr=3e-3)
     sft.train_sft(policy, data, config, 0, lambda _, m: losses.append(m["sft/loss"]))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
@@ -298,11 +343,15 @@ def test_workers_and_saved_policies_need_neither_tokenizer_nor_hub(tmp_path: Pat
         assert other.config == policy.config
     with pytest.raises(ValueError, match="no pi0 could be read from model"):
         worker.remember(["something new"])
-    # What was saved besides reads new sentences as the model did.
-    moved = replace(policy.config, processor=str(tmp_path / "saved" / "processor"))
-    reading = _pi0_inputs.Reading(moved.processor, "", moved.vlm_words)
-    found = _pi0_inputs.reader(reading).encode(SENTENCES[:1], policy.prefix.length)
-    np.testing.assert_array_equal(found[0], policy.text_memory[SENTENCES[0]])
+    loaded = load_policy(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "saved")
+    fresh = make()
+    for reader in (loaded, fresh):
+        reader.remember(["something new"])
+    new = "something new"
+    np.testing.assert_array_equal(loaded.text_memory[new], fresh.text_memory[new])
+    loaded.save_pretrained(tmp_path / "again")
+    assert load_policy(tmp_path / "again").config == policy.config
 
 
 def test_random_weights_on_request() -> None:

@@ -55,7 +55,7 @@ def config_of(folder: Path | str, **settings: Any) -> vla.Config:
     return vla.Config(**{**base, "vision": f"vlm:{folder}", **settings})
 
 
-def make(folder: Path | str, spaces: Spaces = SPACES, **settings: Any) -> vla.Policy:
+def make(folder: Path | str, spaces: Spaces = SPACES, **settings: Any) -> Any:
     torch.manual_seed(0)
     policy = vla.Policy(config_of(folder, **settings), spaces)
     policy.remember(SENTENCES)
@@ -79,7 +79,7 @@ def keys(rows: int) -> np.ndarray:
     return np.stack([np.arange(rows) + 7, np.arange(rows)], axis=1)
 
 
-def act(policy: vla.Policy, rows: int = 4) -> ActionChunk:
+def act(policy: Any, rows: int = 4) -> ActionChunk:
     return policy.act(observe(rows), said(rows), keys(rows))
 
 
@@ -154,8 +154,9 @@ def test_a_family_keeps_the_contract(
 def test_what_is_seen_depends_on_images_and_instruction(folder: Folder, family: str) -> None:
     policy = make(folder(family), vlm_tokens="last")
     images = observe(2).images
-    assert not torch.allclose(*seen(policy, images, [SENTENCES[0]] * 2), atol=1e-3)
-    assert not torch.allclose(*seen(policy, images[[0, 0]], list(SENTENCES)), atol=1e-3)
+    for pictures, words in ((images, [SENTENCES[0]] * 2), (images[[0, 0]], list(SENTENCES))):
+        one, other = seen(policy, pictures, words)
+        assert not torch.allclose(one, other, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", ["smolvlm", "idefics3", "internvl", "qwen2_5_vl", "qwen3_vl"])
@@ -255,6 +256,30 @@ def test_updates_start_behind_the_frozen_vision_tower(llava: Path) -> None:
     chunk = act(policy)
     policy.evaluate(blindfold(observe(4)), said(4), chunk.raw, chunk.features)
     assert (len(tower), len(layer)) == (2, 3)
+
+
+@pytest.mark.parametrize("family", ["llava", "smolvlm", "idefics3", "internvl", "fast_vlm"])
+def test_the_beginning_of_a_prompt_is_read_once_while_frozen(folder: Folder, family: str) -> None:
+    policy = make(folder(family), vlm_tokens="all", vlm_prompt="{instruction}, please! {images}Go.")
+    read: list[int] = []
+    words = policy.vision.net.get_input_embeddings()
+    words.register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
+    obs = observe(4)
+    expected = seen(policy, obs.images, said(4))
+    whole = sum(read)
+    policy.freeze({"vlm"})
+    for again in range(2):
+        read.clear()
+        kept = policy.features(obs, said(4))
+        np.testing.assert_allclose(kept, expected, atol=5e-3)  # kept in float16
+        assert sum(read) < whole - 4 * 8 * again
+    # Other weights, other keys and values.
+    with torch.no_grad():
+        for parameter in policy.groups()["vlm"]:
+            parameter.add_(0.05)
+    moved = seen(policy, obs.images, said(4))
+    assert not torch.allclose(moved, expected, atol=5e-3)
+    np.testing.assert_allclose(policy.features(obs, said(4)), moved, atol=5e-3)
 
 
 def test_a_sentence_is_read_once(llava: Path) -> None:

@@ -171,7 +171,7 @@ class PolicyBase(nn.Module, ModelHubMixin):
 
     @abstractmethod
     def see(self, images: Tensor, text: Tensor) -> Tensor:
-        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images and a text ``[B, E]``."""
+        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images and texts ``[B, E]``."""
 
     @abstractmethod
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ folder. This is the only module that knows every kind of plug-in.
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from vla_rl import checkpoint, plugins
+from vla_rl import checkpoint, hub, plugins
 from vla_rl.chunks import ChunkDataset
 from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.config import World, to_json, write_world
@@ -171,6 +172,8 @@ def save_policy(policy: PolicyBase, world: World, folder: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     policy.save_pretrained(fresh)
     write_world(world, fresh)
+    card = policy.generate_model_card(world=json.loads((fresh / "world.json").read_text()))
+    card.save(fresh / hub.CARD)  # now that it is known where the policy acts
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 

@@ -1,0 +1,153 @@
+"""LeRobot's ACT: a transformer that regresses a chunk, with a likelihood around it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lerobot.policies.act.modeling_act import ACT
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from torch import Tensor, nn
+
+from vla_rl.functional.density import laplace_logprob
+from vla_rl.policies._backbones import Grid
+from vla_rl.policies._head_config import HeadConfig
+from vla_rl.policies._laplace import LOG_SCALE_RANGE, Laplace, LaplaceHead
+from vla_rl.policies._lerobot_body import ActionScale, Body, Seen
+from vla_rl.policies._lerobot_model import Description
+from vla_rl.policies._mlp import mlp
+from vla_rl.types import Spaces
+
+SAVED_AS = "model"
+
+
+def network(about: Description) -> Any:
+    """The network as LeRobot makes it.
+
+    Raises:
+        ValueError: If weights of its vision backbone cannot be fetched.
+    """
+    try:
+        return ACT(about.config())
+    except OSError as error:
+        raise ValueError(
+            f"the pretrained backbone of a new ACT cannot be fetched ({error}); start it at "
+            "random: --net.options pretrained_backbone_weights=null"
+        ) from error
+
+
+class ActHead(LaplaceHead):
+    """A Laplace law around ACT's chunk, as RIPT-VLA's around a regressed one.
+
+    The means are the first H steps of ACT's own, in the suite's units. A network of its own says
+    ``log b`` from the decoder's state of a step (detached); see :class:`LaplaceHead`. ACT's
+    variational encoder works in imitation only; acting takes the mean of its prior, as in
+    LeRobot.
+    """
+
+    def __init__(
+        self, settings: HeadConfig, net: Any, grid: Grid, map_size: tuple[int, int], spaces: Spaces
+    ) -> None:
+        nn.Module.__init__(self)
+        self.config = settings
+        self.horizon, self.action_dim = settings.chunk, spaces.action_dim
+        self.units = self.horizon * self.action_dim
+        self.grid, self.map_size = grid, map_size
+        self.net, self.mean = net, net.action_head
+        net.action_head = nn.Identity()  # so that the network gives the states behind the actions
+        self.actions = ActionScale(spaces.action_dim)
+        self.log_scale = mlp(net.config.dim_model, settings.hidden, spaces.action_dim, gain=0.01)
+        start = math.log(settings.std / math.sqrt(2))
+        nn.init.constant_(self.log_scale[-1].bias, start)  # type: ignore[arg-type]
+
+    def forward(self, context: Tensor) -> Laplace:
+        """The law given a context ``[B, D]``."""
+        states, _ = self.net(self._inputs(context))
+        return self._law(states[:, : self.horizon])
+
+    def imitation_loss(
+        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+    ) -> Tensor:
+        """ACT's loss, plus the negative log-likelihood of the scale, which sees its means.
+
+        ACT's is the L1 error of normalised actions ``[B, H, A]`` where ``mask`` ``[B, H]``, plus
+        the divergence of its latent from the prior. Dropout stays off, as everywhere here. The
+        latent is drawn from torch's global generator.
+        """
+        states, (mean, log_variance) = self._encoded(context, actions, mask)
+        law = self._law(states[:, : self.horizon])
+        weight = mask.repeat_interleave(self.action_dim, dim=1).to(actions.dtype)
+        target = torch.where(mask[..., None], actions, torch.zeros_like(actions))
+        means = self.actions.normalised(law.mean.view_as(target))
+        error = (means - self.actions.normalised(target)).abs()
+        surprise = -laplace_logprob(target.flatten(1), law.mean.detach(), law.log_scale)
+        loss = ((error.flatten(1) + surprise) * weight).sum() / weight.sum().clamp(min=1)
+        if mean is None:
+            return loss
+        divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
+        return loss + self.net.config.kl_weight * divergence
+
+    def _law(self, states: Tensor) -> Laplace:
+        mean = self.actions.restored(self.mean(states)).flatten(1)
+        log_scale = self.log_scale(states.detach()).flatten(1)
+        return Laplace(mean, log_scale.clamp(*LOG_SCALE_RANGE))
+
+    def _inputs(self, context: Tensor) -> dict[str, Any]:
+        grid = self.grid
+        size = grid.views * grid.positions * grid.channels
+        maps = context[:, :size].view(len(context), *grid).transpose(2, 3)
+        maps = maps.reshape(len(context), grid.views, grid.channels, *self.map_size)
+        return {OBS_IMAGES: list(maps.unbind(1)), OBS_STATE: context[:, size:]}
+
+    def _encoded(self, context: Tensor, actions: Tensor, mask: Tensor) -> Any:
+        """States of the decoder and the law of the latent, which sees the demonstrated chunk."""
+        rest = self.net.config.chunk_size - self.horizon
+        known = torch.where(mask[..., None], self.actions.normalised(actions), 0.0)
+        batch = {
+            **self._inputs(context),
+            ACTION: F.pad(known, (0, 0, 0, rest)),
+            "action_is_pad": F.pad(~mask, (0, rest), value=True),
+        }
+        # Only this module's flag, which its forward asks for the encoder: not its dropouts'.
+        self.net.training = True
+        try:
+            return self.net(batch)
+        finally:
+            self.net.training = False
+
+
+class ActBody(Body):
+    """ACT as a ResNet, and what follows it."""
+
+    def __init__(self, about: Description, net: Any, settings: HeadConfig, spaces: Spaces) -> None:
+        super().__init__()
+        config = about.config()
+        shapes = [tuple(feature.shape) for feature in config.image_features.values()]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"the cameras of this ACT have different shapes: {shapes}")
+        if settings.chunk > config.chunk_size:
+            raise ValueError(
+                f"chunk {settings.chunk} is longer than this ACT's, {config.chunk_size}"
+            )
+        self.image_size = shapes[0][1:]
+        self.vision = net.backbone
+        net.backbone = Seen()
+        with torch.no_grad():
+            _, channels, *size = self.vision(torch.zeros(1, *shapes[0]))["feature_map"].shape
+        self.grid = Grid(len(shapes), size[0] * size[1], channels)
+        self.head = ActHead(settings, net, self.grid, tuple(size), spaces)
+
+    def look(self, images: Tensor) -> Tensor:
+        """``[B, V, 3, h, w]`` to ``[B, V, P, C]``."""
+        maps = self.vision(images.flatten(0, 1))["feature_map"].flatten(2).transpose(1, 2)
+        return maps.reshape(len(images), *self.grid)
+
+    def context(self, features: Tensor, prompt: Tensor, state: Tensor) -> Tensor:
+        """Feature maps and state; ACT reads no words."""
+        return torch.cat([features, state], dim=1)
+
+    def backbone(self) -> list[nn.Parameter]:
+        """The ResNet's."""
+        return list(self.vision.parameters())
