@@ -131,8 +131,8 @@ class FlowHead(nn.Module, ABC):
         """Conditional flow matching towards ``actions`` where ``counted``, both ``[B, H, A]``.
 
         Several noises and times for each row, drawn from torch's global CPU generator: two calls
-        differ, but a seeded run repeats itself, also after it was resumed, as checkpoints hold the
-        state of that generator.
+        differ. Cloning seeds it once and the anchor before every loss (:mod:`vla_rl.sft`), so both
+        repeat themselves bit for bit, on every rank and after a run was resumed.
         """
         rows, device = len(actions), actions.device
         known = torch.where(counted, actions, torch.zeros_like(actions)).flatten(1)[:, None]

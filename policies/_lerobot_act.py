@@ -83,11 +83,12 @@ class ActHead(LaplaceHead):
         means = self.actions.normalised(law.mean.view_as(target))
         error = (means - self.actions.normalised(target)).abs()
         surprise = -laplace_logprob(target.flatten(1), law.mean.detach(), law.log_scale)
-        loss = ((error.flatten(1) + surprise) * weight).sum() / weight.sum().clamp(min=1)
-        if mean is None:
-            return loss
-        divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(-1).mean()
-        return loss + self.net.config.kl_weight * divergence
+        loss: Tensor = ((error.flatten(1) + surprise) * weight).sum() / weight.sum().clamp(min=1)
+        if mean is not None:
+            spread = log_variance.exp()
+            divergence = -0.5 * (1 + log_variance - mean.square() - spread).sum(-1).mean()
+            loss = loss + self.net.config.kl_weight * divergence
+        return loss
 
     def _law(self, states: Tensor) -> Laplace:
         mean = self.actions.restored(self.mean(states)).flatten(1)
@@ -101,7 +102,7 @@ class ActHead(LaplaceHead):
         maps = maps.reshape(len(context), grid.views, grid.channels, *self.map_size)
         return {OBS_IMAGES: list(maps.unbind(1)), OBS_STATE: context[:, size:]}
 
-    def _encoded(self, context: Tensor, actions: Tensor, mask: Tensor) -> Any:
+    def _encoded(self, context: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
         """States of the decoder and the law of the latent, which sees the demonstrated chunk."""
         rest = self.net.config.chunk_size - self.horizon
         known = torch.where(mask[..., None], self.actions.normalised(actions), 0.0)
@@ -113,7 +114,8 @@ class ActHead(LaplaceHead):
         # Only this module's flag, which its forward asks for the encoder: not its dropouts'.
         self.net.training = True
         try:
-            return self.net(batch)
+            found: tuple[Tensor, Any] = self.net(batch)
+            return found
         finally:
             self.net.training = False
 
@@ -141,8 +143,8 @@ class ActBody(Body):
 
     def look(self, images: Tensor) -> Tensor:
         """``[B, V, 3, h, w]`` to ``[B, V, P, C]``."""
-        maps = self.vision(images.flatten(0, 1))["feature_map"].flatten(2).transpose(1, 2)
-        return maps.reshape(len(images), *self.grid)
+        maps: Tensor = self.vision(images.flatten(0, 1))["feature_map"]
+        return maps.flatten(2).transpose(1, 2).reshape(len(images), *self.grid)
 
     def context(self, features: Tensor, prompt: Tensor, state: Tensor) -> Tensor:
         """Feature maps and state; ACT reads no words."""

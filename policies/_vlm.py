@@ -39,7 +39,7 @@ class _Field(NamedTuple):
 
 
 @dataclass
-class _Looked(ModelOutput):
+class _Looked(ModelOutput):  # type: ignore[misc]  # transformers has no types
     """What the language model reads of a vision tower's output."""
 
     pooler_output: Any = None

@@ -160,6 +160,12 @@ class Prompter:
         tokenizer = self.processor.tokenizer
         image_token = tokenizer.convert_tokens_to_ids(str(self.processor.image_token))
         ids = inputs["input_ids"]
+        image_tokens = int((ids == image_token).sum())
+        if not image_tokens or image_tokens % views:
+            raise ValueError(
+                f"{self._source!r} makes {image_tokens} image tokens of {views} pictures, which is "
+                "no equal number for each; choose another model or other cameras"
+            )
         names = [n for n, v in inputs.items() if _like_ids(v, ids) and n != "labels"]
         return Description(
             config=json.loads(self._config.to_json_string(use_diff=False)),
@@ -175,7 +181,7 @@ class Prompter:
             image_size=spaces.image_size,
             views=views,
             image_token=image_token,
-            image_tokens=int((ids == image_token).sum()),
+            image_tokens=image_tokens,
         )
 
     def encode(self, sentences: Sequence[str], about: Description, spaces: Spaces) -> Floats:

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import WORLD, make_policy
+from vla_rl import sft
+from vla_rl.chunks import ChunkDataset
+from vla_rl.envs import point_reach
 from vla_rl.functional import density, flow
 from vla_rl.policies import _flow, _heads, _noise
 from vla_rl.policies._heads import HeadConfig
+from vla_rl.simulation import SlotPool
 
 CONTEXT, CHUNK, A = 6, 3, 2
 K = CHUNK * A
@@ -190,6 +195,27 @@ def test_imitation_repeats_itself_from_the_same_generator_state() -> None:
     first, second = (float(head.imitation_loss(*given).detach()) for _ in range(2))
     torch.manual_seed(3)
     assert float(head.imitation_loss(*given).detach()) == first != second
+
+
+def test_cloning_and_the_anchor_do_not_depend_on_where_the_generator_stood() -> None:
+    """A new process starts its generator anywhere, and a resumed run is a new process."""
+    pool = SlotPool("point_reach", point_reach.Settings())
+    demos = [pool.record(spec) for spec in WORLD.specs("demo", 2)]
+    found = []
+    for stood in (1, 2):
+        policy = make_policy(head="flow_sde")
+        data = ChunkDataset(demos, policy.chunk)
+        torch.manual_seed(stood)
+        noted: list[dict[str, float]] = []
+        config = sft.SFTConfig(steps=3)
+        sft.train_sft(policy, data, config, 0, lambda _, metrics, to=noted.append: to(metrics))
+        losses = [metrics["sft/loss"] for metrics in noted]
+        anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=1.0), seed=0)
+        torch.manual_seed(stood)
+        losses += [float(anchor(step).detach()) for step in (4, 5, 4)]
+        found.append(losses)
+    assert found[0] == found[1]
+    assert found[0][-1] == found[0][-3] != found[0][-2]
 
 
 def test_masked_steps_do_not_matter_to_imitation() -> None:

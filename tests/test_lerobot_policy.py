@@ -51,7 +51,7 @@ from tests.test_policies import (  # noqa: F401  # the contract of every policy,
 )
 from vla_rl.functional import diffusion
 from vla_rl.policies import lerobot
-from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.policy import load_policy
 from vla_rl.types import Spaces
 
 ACT = (
@@ -94,9 +94,11 @@ def smolvla_files() -> dict[str, Any]:
 
 
 def case_of(kind: str, **settings: Any) -> Case:
-    usual = {"act": {"options": ACT}, "diffusion": {"options": DIFFUSION}, "smolvla": {}}[kind]
+    usual: dict[str, Any] = {"act": {"options": ACT}, "diffusion": {"options": DIFFUSION}}
     files = smolvla_files if kind == "smolvla" else dict
-    return Case(kind, lerobot, {"kind": kind, "text": "hash", **usual, **settings}, files)
+    return Case(
+        kind, lerobot, {"kind": kind, "text": "hash", **usual.get(kind, {}), **settings}, files
+    )
 
 
 CASES = {
@@ -181,7 +183,7 @@ def batch_of(obs: Any, words: list[str], spaces: Spaces = SPACES) -> dict[str, A
     return {**images, "observation.state": torch.tensor(obs.state), "task": words}
 
 
-def loaded(folder: Path, spaces: Spaces = SPACES, **settings: Any) -> PolicyBase:
+def loaded(folder: Path, spaces: Spaces = SPACES, **settings: Any) -> lerobot.Policy:
     config = lerobot.Config(model=str(folder), text="hash", **{"chunk": CHUNK, **settings})
     torch.manual_seed(0)  # of what LeRobot has not: the critic and the scale
     policy = lerobot.Policy(config, spaces)
@@ -214,7 +216,11 @@ def test_smolvla_does_what_lerobot_does(tmp_path: Path) -> None:
 
 
 def test_diffusion_does_what_lerobot_does(tmp_path: Path) -> None:
-    sampler = {"noise_scheduler_type": "DDIM", "num_inference_steps": 4, "clip_sample": False}
+    sampler: dict[str, Any] = {
+        "noise_scheduler_type": "DDIM",
+        "num_inference_steps": 4,
+        "clip_sample": False,
+    }
     net, before, after = made_by_lerobot("diffusion", tmp_path, **sampler)
     obs, words = observe(4), sentences(4)
     batch = before(batch_of(obs, words))
@@ -299,7 +305,7 @@ def test_smolvla_moves_to_another_robot(tmp_path: Path) -> None:
 
 
 def test_the_default_smolvla_keeps_what_it_sees() -> None:
-    frozen = {"options": (*smolvla_files()["options"], "train_expert_only=true")}
+    frozen: dict[str, Any] = {"options": (*smolvla_files()["options"], "train_expert_only=true")}
     policy = replace(CASES["smolvla"], files=dict).make(**frozen)
     assert policy.groups()["vlm"] == []
     assert policy.keeps
@@ -308,9 +314,10 @@ def test_the_default_smolvla_keeps_what_it_sees() -> None:
     assert chunk.features.shape == (4, 2 * 4 * 32)
     scores = policy.evaluate(blindfold(obs), words, chunk.raw, chunk.features)
     np.testing.assert_allclose(scores.logprob.detach().numpy(), chunk.logprob, atol=1e-5)
-    before = copy.deepcopy(policy.body.head.whole.net.vlm_with_expert.vlm.state_dict())
+    vlm: Any = policy.get_submodule("body.head.whole.net.vlm_with_expert.vlm")
+    before = copy.deepcopy(vlm.state_dict())
     step(policy)
-    after = policy.body.head.whole.net.vlm_with_expert.vlm.state_dict()
+    after = vlm.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 

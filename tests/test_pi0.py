@@ -265,9 +265,9 @@ def test_actions_move_towards_the_reward(settings: dict[str, Any]) -> None:
     policy, rows = make(**settings), 64
     policy.freeze({"vlm", "critic"})
     obs, words = observe()[[0] * rows], [SENTENCES[0]] * rows
-    optimizer = torch.optim.Adam(policy.groups()["head"], lr=2e-3)
+    optimizer = torch.optim.Adam(policy.groups()["head"], lr=3e-3)
     rewards = []
-    for update in range(20):
+    for update in range(18):
         chunk = policy.act(obs, words, keys(rows) + [1000 * update, 0])
         reward = -np.square(chunk.actions - np.array([0.4, -0.3])).mean((1, 2))
         rewards.append(reward.mean())
@@ -278,7 +278,7 @@ def test_actions_move_towards_the_reward(settings: dict[str, Any]) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(policy.groups()["head"], 0.5)
         optimizer.step()
-    assert np.mean(rewards[-3:]) > 0.5 * np.mean(rewards[:3])  # they are negative
+    assert np.mean(rewards[-3:]) > 0.6 * np.mean(rewards[:3])  # they are negative
 
 
 def test_adapters_learn_from_rewards_and_the_weights_beneath_them_stay() -> None:

@@ -103,13 +103,14 @@ def cases() -> list[Case]:
         for name in plugins.names("policies")
         if name != "lerobot"  # needs an extra; its own tests keep this contract
     ]
+    of_pi0: dict[str, dict[str, Any]] = {
+        "lora": {"lora_rank": 2},
+        "one": {"flow_stochastic": "one"},
+        "noise": {"head": "flow_noise"},
+    }
     found += [
         Case(f"pi0-{name}", pi0, {**PI0, **settings}, pi0_files)
-        for name, settings in {
-            "lora": {"lora_rank": 2},
-            "one": {"flow_stochastic": "one"},
-            "noise": {"head": "flow_noise"},
-        }.items()
+        for name, settings in of_pi0.items()
     ]
     hashed = {"text": "hash"}
     variants = {

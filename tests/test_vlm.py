@@ -80,7 +80,8 @@ def keys(rows: int) -> np.ndarray:
 
 
 def act(policy: Any, rows: int = 4) -> ActionChunk:
-    return policy.act(observe(rows), said(rows), keys(rows))
+    chunk: ActionChunk = policy.act(observe(rows), said(rows), keys(rows))
+    return chunk
 
 
 def blindfold(obs: Observation) -> Observation:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vla_rl.chunks import ChunkDataset
@@ -78,7 +79,7 @@ def train_sft(
         policy: What is trained; its proprioception statistics are set from the data.
         data: Demonstrated chunks.
         config: How.
-        seed: Of the order and the augmentation.
+        seed: Of the order, the augmentation and a head's noise.
         on_step: Called with the step (from 1) and the loss after every gradient step.
     """
     policy.remember(data.sentences)
@@ -95,6 +96,7 @@ def train_sft(
     )
     kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
     rng = np.random.default_rng([seed, 1])
+    torch.manual_seed(seed)  # some heads imitate with noise, and a new process starts anywhere
     spread = data.obs.state.std(axis=0)
     for step in range(config.steps):
         learner.scale_lr(one_cycle(step / config.steps))
@@ -156,9 +158,10 @@ class DemoAnchor:
         self._features = kept_features(policy, data, config.batch_size) if policy.keeps else None
 
     def __call__(self, step: int) -> Tensor:
-        """A scalar with gradient; its batch depends on the seed and the step only."""
+        """A scalar with gradient; batch and noise depend on the seed and the step only."""
         rng = np.random.default_rng([self._seed, 3, step])
         obs, sentences, actions, mask, rows = self._data.sample(rng, self._config.batch_size, True)
+        torch.manual_seed(int(rng.integers(2**63)))  # some heads imitate with noise
         features = None if self._features is None else self._features[rows]
         loss = self._policy.imitation_loss(obs, sentences, actions, mask, features)
         return self._config.coef * loss

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vla_rl import stages
 from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
-from vla_rl.policy import load_policy
+from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.tables import show_evaluation
+from vla_rl.types import Spaces
+
+DEFAULT_NETWORK = "vla"
 
 
 @dataclass(frozen=True)
 class Command:
     """Evaluate a policy on starts it was never trained on, each exactly once, greedily."""
 
-    policy: Path
+    policy: Path | None = None
     """Folder of a saved policy (for instance RUN/policy), or its name on the Hugging Face hub
     (`user/name`, `user/name@revision`)."""
+    network: str = DEFAULT_NETWORK
+    """Instead of a saved policy: a network that brings weights of its own, as lerobot."""
+    net: Any = None
+    """Settings of that network, as --net.model."""
     world: World = field(default_factory=World)
     """Where; by default where the policy was trained."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -36,8 +44,8 @@ class Command:
         """Evaluate, print the table and write the result."""
         world, protocol = resolve(self.world, self.eval)
         spaces = stages.checked_spaces(world)
-        policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
-        beside = self.policy.parent if self.policy.exists() else Path()
+        policy = self._policy(spaces)
+        beside = self.policy.parent if self.policy and self.policy.exists() else Path()
         out = self.out or beside / f"eval_{protocol.name}.json"
         with stages.open_collector(world, self.rollout, policy) as collector:
             result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
@@ -45,3 +53,13 @@ class Command:
         show_evaluation(result)
         print(f"written to {out}")
         return 0
+
+    def _policy(self, spaces: Spaces) -> PolicyBase:
+        if self.policy is not None:
+            return load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+        if self.network == DEFAULT_NETWORK:
+            raise ValueError(
+                "eval needs a policy: --policy FOLDER, or a network that brings weights of its own "
+                "(--network lerobot --net.model FOLDER)"
+            )
+        return stages.new_policy(self.network, self.net, spaces, seed=0, device=self.device)
