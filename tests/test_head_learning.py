@@ -45,7 +45,7 @@ def clone(request):
     data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 300)], policy.chunk)
     sft.train_sft(policy, data, sft.SFTConfig(steps=400, image_shift=0), SEED, lambda *_: None)
     assert success(policy) > 0.35
-    network = policy.head.trunk if request.param == "laplace" else policy.head.velocity
+    network = policy.head.trunk if request.param == "laplace" else policy.head.denoiser
     with torch.no_grad():
         network[-1].bias += drift * torch.tensor([1.0, -1.0, 1.0, -1.0])
     before = success(policy)
