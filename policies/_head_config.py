@@ -47,14 +47,15 @@ class HeadConfig:
     "conditional" is exact given the noise so far."""
     denoising_steps: int = 4
     """Steps of a flow head from noise to action, 1 to 100."""
-    flow_noise_level: float = 0.5
+    flow_noise_level: float = 0.2
     """Size a of the noise of "flow_sde", in (0, 1]: the first step adds noise of deviation a, the
     last one about a / denoising_steps. It is not trained."""
     flow_stochastic: str = "all"
     """Which denoising steps of "flow_sde" are random: "all", or "one" of them, drawn anew for every
     decision (the update then needs a single pass of the network)."""
-    flow_noise_std: tuple[float, float] = (0.08, 0.16)
-    """Least and largest standard deviation that "flow_noise" may add in a denoising step."""
+    flow_noise_std: tuple[float, float] = (0.04, 0.08)
+    """Least and largest standard deviation that "flow_noise" may add in a denoising step, in
+    [0.01, 1]."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the actor and of the critic."""
 
