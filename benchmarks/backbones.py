@@ -3,7 +3,7 @@
 Every arm clones the same demonstrations and then practises with its backbone frozen, as is the
 default. Backbones that are too large to be cloned whole on two cores are cloned as their arm says.
 
-    python -m benchmarks.backbones [--seeds 1] [--only ARM ...] [--out runs/backbones]
+    python -m benchmarks.backbones [--seeds 1] [--only ARM ...] [--clone-only ARM ...]
 """
 
 from __future__ import annotations
@@ -66,28 +66,33 @@ ARMS = {
 }
 
 
-def one(folder: Path, demos: Path, arm: Arm, seed: int, budget: tuple[str, ...]) -> dict[str, Any]:
-    """Clone, practise, measure before and after."""
+def one(
+    folder: Path, demos: Path, arm: Arm, seed: int, budget: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """Clone, practise (unless there is no budget for it), measure before and after."""
     words: tuple[str | Path, ...] = ("--demos", demos, "--seed", str(seed))
     clone: tuple[str | Path, ...] = (*WORLD, *arm.network, *arm.cloning, "--out", folder / "sft")
     cloning = run(folder / "sft_cost.json", "sft", *words, *clone)
     start = folder / "sft" / "policy"
     before = _evaluated(folder, "before", start)
-    train: tuple[str | Path, ...] = ("--policy", start, *RL, *budget, "--out", folder / "rl")
-    practice = run(folder / "rl_cost.json", "train", *words, *train)
-    after = _evaluated(folder, "after", folder / "rl" / "policy")
     policy: Any = load_policy(start)
-    return {
+    found = {
         "seed": seed,
         "parameters": sum(p.numel() for p in policy.parameters()),
         "parameters_of_backbone": sum(p.numel() for p in policy.vision.parameters()),
         "before": list(before.mean),
+        "tasks_before": {task: list(result.rate) for task, result in before.tasks.items()},
+        "cost": {"sft": asdict(cloning)},
+    }
+    if budget is None:
+        return found
+    train: tuple[str | Path, ...] = ("--policy", start, *RL, *budget, "--out", folder / "rl")
+    practice = run(folder / "rl_cost.json", "train", *words, *train)
+    after = _evaluated(folder, "after", folder / "rl" / "policy")
+    return found | {
         "after": list(after.mean),
         "difference": list(compare(before, after).mean),
-        "tasks": {
-            task: {"before": list(before.tasks[task].rate), "after": list(after.tasks[task].rate)}
-            for task in before.tasks
-        },
+        "tasks_after": {task: list(result.rate) for task, result in after.tasks.items()},
         "cost": {"sft": asdict(cloning), "rl": asdict(practice)},
     }
 
@@ -114,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--clone-only", nargs="+", choices=ARMS, default=[], help="without RL")
     parser.add_argument("--env-steps", type=int, default=60_000)
     parser.add_argument("--out", type=Path, default=Path("runs/backbones"))
     given = parser.parse_args()
@@ -123,9 +129,9 @@ def main() -> None:
         folder = given.out / f"seed{seed}"
         demos, _ = demonstrations(folder, seed)
         for name in given.only:
-            found = one(folder / name, demos, ARMS[name], seed, budget)
-            before, after = found["before"][0], found["after"][0]
-            print(f"{name} {seed}: {before:.3f} -> {after:.3f} {found['cost']}", flush=True)
+            practice = None if name in given.clone_only else budget
+            found = one(folder / name, demos, ARMS[name], seed, practice)
+            print(name, seed, found["before"][0], found.get("after"), found["cost"], flush=True)
             arms[name].append(found)
     result = {
         "world": list(WORLD),

@@ -334,16 +334,16 @@ def backbones(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     for arm in result["arms"].values():
         for seed in arm["seeds"]:
-            cost = seed["cost"]
+            cost = [seed["cost"].get(stage) for stage in ("sft", "rl")]
             rows.append(
                 [
                     arm["about"],
                     f"{seed['parameters'] / 1e6:.1f} M",
                     percent(seed["before"]),
-                    percent(seed["after"]),
-                    points(seed["difference"]),
-                    *(f"{cost[stage]['seconds'] / 60:.1f} min" for stage in ("sft", "rl")),
-                    f"{max(cost[stage]['peak_gb'] for stage in ('sft', 'rl')):.1f} GB",
+                    percent(seed["after"]) if "after" in seed else "not run",
+                    points(seed["difference"]) if "difference" in seed else "",
+                    *(f"{spent['seconds'] / 60:.1f} min" if spent else "" for spent in cost),
+                    f"{max(spent['peak_gb'] for spent in cost if spent):.1f} GB",
                 ]
             )
     count = len(next(iter(result["arms"].values()))["seeds"])
@@ -351,7 +351,7 @@ def backbones(result: dict[str, Any]) -> str:
         f"{_seeds(count)}; drawer-open, door-open and push in one policy, {_and(result['demos'])} "
         f"demonstrations, {result['env_steps']:,} environment steps of DAPO with the backbone "
         "frozen; 100 held-out starts of each task, Wilson intervals. Memory: most that a command "
-        f"and its workers held. {result.get('beside', '')}{origin(result)}"
+        f"and its workers held; times on a machine with other work. {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 

@@ -206,10 +206,12 @@ def test_cloning_and_the_anchor_do_not_depend_on_where_the_generator_stood() -> 
         policy = make_policy(head="flow_sde")
         data = ChunkDataset(demos, policy.chunk)
         torch.manual_seed(stood)
-        noted: list[dict[str, float]] = []
-        config = sft.SFTConfig(steps=3)
-        sft.train_sft(policy, data, config, 0, lambda _, metrics, to=noted.append: to(metrics))
-        losses = [metrics["sft/loss"] for metrics in noted]
+        losses: list[float] = []
+
+        def note(_: int, metrics: dict[str, float], to: list[float] = losses) -> None:
+            to.append(metrics["sft/loss"])
+
+        sft.train_sft(policy, data, sft.SFTConfig(steps=3), 0, note)
         anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=1.0), seed=0)
         torch.manual_seed(stood)
         losses += [float(anchor(step).detach()) for step in (4, 5, 4)]

@@ -259,7 +259,14 @@ def test_an_update_moves_the_expert_and_leaves_paligemma_alone(
     assert any("spread" in key for key in moved) == (head == "flow_noise")
 
 
-@pytest.mark.parametrize("settings", [{}, {"flow_stochastic": "one"}, {"head": "flow_noise"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flow_noise_level": 0.5},
+        {"flow_noise_level": 0.5, "flow_stochastic": "one"},
+        {"head": "flow_noise", "flow_noise_std": (0.08, 0.16)},
+    ],
+)
 def test_actions_move_towards_the_reward(settings: dict[str, Any]) -> None:
     """A policy gradient in a world of one decision, paid for being near a given chunk."""
     policy, rows = make(**settings), 64

@@ -175,10 +175,14 @@ def test_evaluate_repeats_the_logprob_of_acting(case: Case, frozen: tuple[str, .
 
 
 def test_acting_returns_arrays_of_the_agreed_kinds(case: Case) -> None:
-    policy = case.make(std=1.0)
+    wide: dict[str, dict[str, Any]] = {
+        "flow_sde": {"denoising_steps": 1, "flow_noise_level": 1.0},
+        "flow_noise": {"flow_noise_std": (0.5, 1.0)},
+    }
+    policy = case.make(std=1.0, **wide.get(case.settings.get("head", ""), {}))
     chunk = act(policy)
     assert chunk.actions.shape == (6, CHUNK, SPACES.action_dim)
-    assert np.abs(chunk.actions).max() == 1.0  # std 1 leaves [-1, 1], actions must not
+    assert np.abs(chunk.actions).max() == 1.0  # such noise leaves [-1, 1], actions must not
     assert {x.dtype for x in (chunk.actions, chunk.raw, chunk.logprob, chunk.value)} == {
         np.dtype(np.float32)
     }
@@ -558,6 +562,7 @@ def test_conv_takes_any_image_size(size: int) -> None:
     policy = vla.Policy(vla.Config(text="hash"), spaces)
     side = -(-size // 8)
     policy.remember(SENTENCES)
+    policy.freeze({"vlm"})
     assert policy.features(observe(2, spaces), sentences(2)).shape == (2, 2 * side * side * 32)
 
 
