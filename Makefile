@@ -12,7 +12,7 @@ demo: $(VENV)/.ready  ## set up, then clone a policy on Meta-World and improve i
 	$(BIN)/vla-rl demo $(ARGS)
 
 test: $(VENV)/.ready  ## set up, then run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready  ## style, types, import contracts, spelling
 	$(BIN)/ruff check .

@@ -102,7 +102,7 @@ class HeadConfig:
 
     def _check_use(self) -> None:
         """A setting that was changed must do something."""
-        for setting in fields(HeadConfig):
+        for setting in fields(self):
             heads = USED_BY.get(setting.name, NAMES)
             value = vars(self)[setting.name]
             if self.head not in heads and value != setting.default:

@@ -26,6 +26,10 @@ HEADS = ("flow_sde", "flow_noise")
 class Config(HeadConfig):
     """Settings of the policy pi0."""
 
+    flow_noise_level: float = 0.5
+    """Size a of the noise of "flow_sde", in (0, 1]; piRL's, which found 0.2 unstable for pi0."""
+    flow_noise_std: tuple[float, float] = (0.08, 0.16)
+    """Least and largest deviation that "flow_noise" may add in a denoising step; piRL's."""
     head: str = "flow_sde"
     """How the denoising of the action expert is random: "flow_sde" (noise of a given size) or
     "flow_noise" (noise of a learned size)."""
