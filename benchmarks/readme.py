@@ -364,6 +364,10 @@ def _and(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def vlm_speed(result: dict[str, Any]) -> str:
     """Rates of ours and of a plain loop."""
     names = {
@@ -377,7 +381,7 @@ def vlm_speed(result: dict[str, Any]) -> str:
     rows = [["", *(model["about"] for model in models)]]
     for case, text in names.items():
         found = [model["cases"][case] for model in models]
-        rows.append([text, *(f"{f['per_second']:.2g}, {f['peak_gb']:.1f} GB" for f in found)])
+        rows.append([text, *(f"{_rate(f['per_second'])}, {f['peak_gb']:.1f} GB" for f in found)])
     note = (
         f"{result['batch']} observations at a time, LoRA of rank {result['lora_rank']}; memory is "
         f"the most that the process held. {origin(result)}"
@@ -387,7 +391,8 @@ def vlm_speed(result: dict[str, Any]) -> str:
 
 TABLES = {
     "backbones": backbones,
-    "vlm_speed": vlm_speed,
+    "vlm_speed_embedded": vlm_speed,
+    "vlm_speed_smolvlm-256m": vlm_speed,
     "kitchen_elements": kitchen_elements,
     "kitchen_sequence": kitchen_sequence,
     "kitchen_experts": kitchen_experts,

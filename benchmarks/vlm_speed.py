@@ -293,7 +293,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20.0, help="of every case")
     given = parser.parse_args()
-    models: dict[str, Any] = {}
     for name in given.models:
         found = {}
         for case in CASES:
@@ -307,8 +306,9 @@ def main() -> None:
             "update_frozen": found["update_frozen"]["per_second"]
             / found["plain_update"]["per_second"],
         }
-        models[name] = {"about": MODELS[name].about, "cases": found, "times_plain": times}
-    print(write("vlm_speed", {"batch": given.batch, "lora_rank": 16, "models": models}))
+        model = {"about": MODELS[name].about, "cases": found, "times_plain": times}
+        result = {"batch": given.batch, "lora_rank": 16, "models": {name: model}}
+        print(write(f"vlm_speed_{name}", result))
 
 
 if __name__ == "__main__":
