@@ -59,7 +59,11 @@ def folder() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             _make(Path(temporary) / "model")
-            (Path(temporary) / "model").rename(target)
+            try:
+                (Path(temporary) / "model").rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster, with the same model
+                    raise
     return target
 
 

@@ -18,7 +18,7 @@ from vla_rl.policies import _backbones, _text, _tokens
 from vla_rl.policies._backbones import VLM, BackboneConfig, Grid
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import MAX_SHARD_SIZE, PolicyBase
+from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
 
@@ -121,7 +121,7 @@ class Critic(nn.Module):
         return value[:, 0]
 
 
-class Policy(PolicyBase):
+class Policy(PretrainedPolicy):
     """A vision-language model ("vlm"), its rows of the action tokens ("head"), and a "critic".
 
     Its features are what the vision tower and the connector make of the images. They are kept
@@ -145,13 +145,6 @@ class Policy(PolicyBase):
         self.head = _action_tokens.TokenHead(config, spaces)
         self.critic = Critic(config, self._speaker.grid, spaces.state_dim)
         self.train(False)
-
-    @classmethod
-    def blank(cls, config: Any, spaces: Spaces) -> Policy:
-        """Without fetching pretrained weights, as they will be replaced."""
-        policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = replace(policy.config, pretrained=config.pretrained)
-        return policy
 
     @property
     def _speaker(self) -> Any:
@@ -189,8 +182,10 @@ class Policy(PolicyBase):
         prompts = self._speaker.encode(sentences)
         return np.concatenate([prompts, _text.encode(self.config.text, sentences)], axis=1)
 
-    def _save_pretrained(
-        self, save_directory: Path, max_shard_size: int | str = MAX_SHARD_SIZE
-    ) -> None:
-        super()._save_pretrained(save_directory, max_shard_size)
-        self._speaker.save_reader(save_directory)  # for new instructions
+    def save_extras(self, folder: Path) -> None:
+        """What the model needs to read new instructions."""
+        self._speaker.save_reader(folder)
+
+    def load_extras(self, folder: Path) -> None:
+        """What the model needs to read new instructions."""
+        self._speaker.load_reader(folder)

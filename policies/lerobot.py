@@ -22,7 +22,7 @@ from vla_rl.policies import _text, _tokens
 from vla_rl.policies._backbones import Grid
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import PolicyBase
+from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
 KINDS = ("act", "diffusion", "smolvla")
@@ -185,7 +185,7 @@ class Critic(nn.Module):
         return value[:, 0]
 
 
-class Policy(PolicyBase):
+class Policy(PretrainedPolicy):
     """What looks ("vlm"), what acts ("head"), and a "critic" of its own.
 
     ACT and Diffusion Policy read no words, so they can do one task only; the critic reads them.
@@ -227,13 +227,6 @@ class Policy(PolicyBase):
         self.register_buffer("image_std", torch.ones(shape))
         self._normalise(_lerobot_make.statistics(config, about, folder), list(about.images))
         self.train(False)
-
-    @classmethod
-    def blank(cls, config: Any, spaces: Spaces) -> Policy:
-        """Without reading weights, as they will be replaced."""
-        policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = replace(policy.config, pretrained=config.pretrained)
-        return policy
 
     @property
     def head(self) -> Any:  # type: ignore[override]  # it belongs to the body

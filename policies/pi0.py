@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from vla_rl.plugins import unknown
 from vla_rl.policies._backbones import PRECISIONS, VLM_PARTS
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import PolicyBase
+from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
 HEADS = ("flow_sde", "flow_noise")
@@ -87,7 +87,7 @@ class Config(HeadConfig):
             )
 
 
-class Policy(PolicyBase):
+class Policy(PretrainedPolicy):
     """PaliGemma ("vlm"), action expert ("head"), and a "critic".
 
     pi0 (Black et al., 2024, arXiv 2410.24164) denoises a chunk by flow matching while it attends to
@@ -129,13 +129,6 @@ class Policy(PolicyBase):
         inputs = self.prefix.layout.summary + spaces.state_dim
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)
-
-    @classmethod
-    def blank(cls, config: Any, spaces: Spaces) -> Policy:
-        """Without fetching pretrained weights, as they will be replaced."""
-        policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = replace(policy.config, pretrained=config.pretrained)
-        return policy
 
     def see(self, images: Tensor, text: Tensor) -> Tensor:
         """The packed prefix ``[B, F]``: the critic's summary, then keys and values."""

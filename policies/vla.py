@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from vla_rl.policies import _backbones, _heads, _text, _tokens
 from vla_rl.policies._backbones import BackboneConfig
 from vla_rl.policies._heads import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import PolicyBase
+from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
 
@@ -65,7 +64,7 @@ class Reader(nn.Module):
         return torch.cat([seen, words, state], dim=1), words
 
 
-class Policy(PolicyBase):
+class Policy(PretrainedPolicy):
     """Backbone ("vlm"), reader and action head ("head"), reader and value ("critic")."""
 
     config_class = Config
@@ -80,13 +79,6 @@ class Policy(PolicyBase):
         self.critic_reader = Reader(config, self.vision.grid, spaces.state_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)
-
-    @classmethod
-    def blank(cls, config: Any, spaces: Spaces) -> Policy:
-        """Without fetching pretrained weights, as they will be replaced."""
-        policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = replace(policy.config, pretrained=config.pretrained)
-        return policy
 
     def see(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, flattened to ``[B, F]``."""

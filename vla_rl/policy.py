@@ -307,7 +307,13 @@ class PolicyBase(nn.Module, ModelHubMixin):
         return loss
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
-        """What acting would keep, ``[B, F]`` float16; only for a policy that keeps features."""
+        """What acting would keep, ``[B, F]`` float16; only for a policy that keeps features.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        if not self.keeps:
+            raise ValueError('this policy keeps no features: freeze({"vlm"}) first')
         with torch.inference_mode():
             found: Array = self._kept(obs, self._words(instructions)).cpu().numpy()
         return found
