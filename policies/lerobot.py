@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vla_rl.plugins import unknown
 from vla_rl.policies import _text, _tokens
 from vla_rl.policies._backbones import Grid
-from vla_rl.policies._head_config import HeadConfig
+from vla_rl.policies._head_config import USED_BY, HeadConfig
 from vla_rl.policies._mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
@@ -140,12 +140,11 @@ class Config:
             ),
             hidden=self.hidden,
         )
-        # HeadConfig refuses settings of the flow heads where there is none, so these come after.
+        # HeadConfig refuses settings of other heads than the chosen one.
         if is_flow:
-            names = ("flow_noise_level", "flow_stochastic", "flow_noise_std")
-            made = replace(
-                made, denoising_steps=steps, **{name: vars(self)[name] for name in names}
-            )
+            shared = vars(self) | {"denoising_steps": steps}
+            used = [name for name, heads in USED_BY.items() if head in heads]
+            made = replace(made, **{name: shared[name] for name in used})
         return made
 
     def check_use(self, kind: str) -> None:
