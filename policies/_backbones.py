@@ -73,6 +73,23 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         check(self)
 
+    def check_use(self) -> None:
+        """Refuse changed settings of a vision-language model if the backbone is none.
+
+        Raises:
+            ValueError: With the setting.
+        """
+        if self.vision.startswith(VLM):
+            return
+        for field in fields(BackboneConfig):
+            about_vlm = field.name.startswith("vlm_") or field.name in _VLM_ONLY
+            if about_vlm and vars(self)[field.name] != field.default:
+                raise ValueError(
+                    f"{field.name} {vars(self)[field.name]!r} is a setting of a vision-language "
+                    f'model, but the backbone is {self.vision!r}; choose "vlm:MODEL" or leave it '
+                    "out"
+                )
+
 
 class Grid(NamedTuple):
     """Shape of a backbone's output: V views of P positions of C channels."""
@@ -227,7 +244,7 @@ def check(config: BackboneConfig) -> None:
     Raises:
         ValueError: If there is no such backbone, or settings do not go together.
     """
-    vision, vlm = config.vision, config.vision.startswith(VLM)
+    vision = config.vision
     if config.precision not in PRECISIONS:
         raise ValueError(unknown("precision", config.precision, PRECISIONS))
     if config.lora_rank < 0:
@@ -238,7 +255,7 @@ def check(config: BackboneConfig) -> None:
         from vla_rl.policies import _timm
 
         _timm.check(vision.removeprefix(TIMM))
-    elif vlm:
+    elif vision.startswith(VLM):
         _check_vlm(config)
     elif vision != "conv":
         raise ValueError(unknown("vision backbone", vision, ("conv", "timm:MODEL", "vlm:MODEL")))
@@ -247,14 +264,6 @@ def check(config: BackboneConfig) -> None:
             f'lora_rank {config.lora_rank} needs a pretrained backbone such as "timm:...", '
             'not "conv"'
         )
-    if not vlm:
-        for field in fields(BackboneConfig):
-            about_vlm = field.name.startswith("vlm_") or field.name in _VLM_ONLY
-            if about_vlm and vars(config)[field.name] != field.default:
-                raise ValueError(
-                    f"{field.name} {vars(config)[field.name]!r} is a setting of a vision-language "
-                    f'model, but the backbone is {vision!r}; choose "vlm:MODEL" or leave it out'
-                )
 
 
 def _check_vlm(config: BackboneConfig) -> None:

@@ -78,7 +78,6 @@ class HeadConfig:
                 f"hidden {self.hidden} has a width outside the allowed range 1, 2, ..."
             )
         self._check_flow()
-        self._check_use()
 
     def _check_flow(self) -> None:
         if not 1 <= self.denoising_steps <= MOST_STEPS:
@@ -100,8 +99,15 @@ class HeadConfig:
                 f"range [{STD_RANGE[0]}, {STD_RANGE[1]}]"
             )
 
-    def _check_use(self) -> None:
-        """A setting that was changed must do something."""
+    def check_use(self) -> None:
+        """Refuse a changed setting of another head than the chosen one.
+
+        Not part of making a config: settings that a saved policy never used may have other defaults
+        by now.
+
+        Raises:
+            ValueError: With the setting and the heads that use it.
+        """
         for setting in fields(self):
             heads = USED_BY.get(setting.name, NAMES)
             value = vars(self)[setting.name]

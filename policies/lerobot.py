@@ -140,15 +140,15 @@ class Config:
             ),
             hidden=self.hidden,
         )
-        # HeadConfig refuses settings of other heads than the chosen one.
+        # The other settings are out of use, and need not be in the range of a flow's.
         if is_flow:
             shared = vars(self) | {"denoising_steps": steps}
             used = [name for name, heads in USED_BY.items() if head in heads]
             made = replace(made, **{name: shared[name] for name in used})
         return made
 
-    def check_use(self, kind: str) -> None:
-        """Refuse what the kind of policy has no use for: a setting must do something.
+    def check_kind(self, kind: str) -> None:
+        """Refuse what this kind of policy has no use for: a setting must do something.
 
         Raises:
             ValueError: With the setting and the kinds that use it.
@@ -215,7 +215,8 @@ class Policy(PretrainedPolicy):
 
         folder = _lerobot_model.find(config.model) if config.model and config.pretrained else None
         about = _lerobot_make.describe(config, spaces, folder)
-        config.check_use(about.kind)
+        if not config.architecture:  # else it was checked when it was new, by other defaults
+            config.check_kind(about.kind)
         super().__init__(replace(config, architecture=about.to_json()), spaces)
         self.views = _lerobot_model.matched_views(about.config(), config.views, spaces)
         self.body = _lerobot_make.body(config, about, spaces, len(self.views), folder)

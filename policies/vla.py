@@ -44,6 +44,11 @@ class Config(HeadConfig, BackboneConfig):
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
 
+    def check_use(self) -> None:
+        """Refuse changed settings of other heads and backbones than the chosen ones."""
+        HeadConfig.check_use(self)
+        BackboneConfig.check_use(self)
+
 
 class Reader(nn.Module):
     """Brings features, the instruction and proprioception together in one context vector."""

@@ -17,6 +17,7 @@ from vla_rl.config import World, from_json, read_world, specialise, to_json, wri
 from vla_rl.envs import point_reach
 from vla_rl.learner import LearnerConfig
 from vla_rl.parsing import parse
+from vla_rl.policies.lerobot import Config as LeRobotConfig
 from vla_rl.types import SEED_RANGES, seed_for
 
 
@@ -133,3 +134,8 @@ def test_a_new_policy_explores_more_than_a_clone_whatever_its_network(network):
     assert parse(Train, ["--network", network], "train").net.std == 0.5
     assert parse(Train, ["--network", network, "--net.std", "0.2"], "train").net.std == 0.2
     assert parse(Clone, ["--network", network, "--demos", "there"], "sft").net.std == 0.07
+
+
+def test_a_model_that_was_trained_keeps_its_own_deviation() -> None:
+    named = ["--network", "lerobot", "--net.model", "you/act_pick"]
+    assert parse(Train, named, "train").net.std == LeRobotConfig().std < 0.5

@@ -400,7 +400,6 @@ def test_what_does_not_fit_the_model_is_named(
         ({"lora_rank": -1}, "lora_rank -1 is outside"),
         ({"lora_targets": ("q_proj",)}, "need a lora_rank above 0"),
         ({"precision": "half"}, "unknown precision 'half'"),
-        ({"density": "conditional"}, "density 'conditional' is a setting of gaussian"),
     ],
 )
 def test_bad_settings_are_named_before_a_model_is_asked_for(
@@ -408,6 +407,11 @@ def test_bad_settings_are_named_before_a_model_is_asked_for(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pi0.Config(**settings)
+
+
+def test_settings_of_other_heads_are_refused() -> None:
+    with pytest.raises(ValueError, match="density 'conditional' is a setting of gaussian"):
+        pi0.Config(density="conditional").check_use()
 
 
 def test_another_model_is_no_pi0(tmp_path: Path) -> None:

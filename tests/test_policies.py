@@ -20,7 +20,7 @@ import pytest
 import torch
 import tyro
 
-from vla_rl import plugins
+from vla_rl import plugins, stages
 from vla_rl.policies import _text, _weights, pi0, tiny, vla
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
@@ -529,8 +529,15 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
 def test_a_setting_of_another_head_is_refused(head: str, settings: dict[str, Any]) -> None:
     name = next(iter(settings))
     with pytest.raises(ValueError, match=f"{name} .* is a setting of .*head '{head}' does not"):
-        tiny.Config(head=head, **settings)
-    assert tiny.Config(head=head, std=0.5).std == 0.5  # a run from fresh weights sets it unasked
+        stages.new_policy("tiny", tiny.Config(head=head, **settings), SPACES, 0, "cpu")
+    # A run from fresh weights sets it unasked.
+    assert stages.new_policy("tiny", tiny.Config(head=head, std=0.5), SPACES, 0, "cpu").chunk
+
+
+def test_settings_out_of_use_do_not_spoil_a_saved_policy(tmp_path: Path) -> None:
+    """Their defaults may have changed since it was saved."""
+    tiny.Policy(tiny.Config(flow_noise_level=0.9), SPACES).save_pretrained(tmp_path)
+    assert load_policy(tmp_path).config.flow_noise_level == 0.9
 
 
 @pytest.mark.parametrize(

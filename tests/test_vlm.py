@@ -19,6 +19,7 @@ import transformers
 from torch import nn
 
 from tests import vlm_families
+from vla_rl import stages
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policies import _embedded, _vlm_inputs, _vlm_network, vla
 from vla_rl.policy import load_policy
@@ -383,7 +384,7 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", [{"vlm_tokens": "all"}, {"attention": "eager"}])
 def test_settings_of_a_vision_language_model_need_one(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is a setting of a vision-language model"):
-        vla.Config(**setting)
+        stages.new_policy("vla", vla.Config(**setting), SPACES, 0, "cpu")
 
 
 # ---------------------------------------------------------------------- the model out of packages

@@ -49,16 +49,19 @@ def parse(command: type[T], options: list[str], program: str) -> T:
         if name in known:
             chosen = given(options, option) or saved.get(option) or _default(known[option])
             settings = vars(plugins.load(kind, chosen))[attribute]
-            changes[name] = (settings, _given_default(known[name], settings))
+            # What a command changes is for fresh weights: a model that was trained knows better.
+            trained = given(options, f"{name}.model") is not None
+            default = settings() if trained else _given_default(known[name], settings)
+            changes[name] = (settings, default)
     if "world" in known:
         suite = given(options, *SUITE) or saved.get("world", {}).get("suite")
         world = _world(known, options, suite)
         # The world's own fields stand at the top: `--tasks`, not `--world.tasks`.
         changes["world"] = (Annotated[type(world), tyro.conf.arg(name="")], world)
     made = specialise(command, **changes) if changes else command
-    default = from_json(made, saved) if saved else None
+    resumed = from_json(made, saved) if saved else None
     parsed: T = tyro.cli(  # type: ignore[assignment]
-        made, args=options, prog=program, description=command.__doc__, default=default
+        made, args=options, prog=program, description=command.__doc__, default=resumed
     )
     return parsed
 

@@ -210,6 +210,19 @@ class PolicyBase(nn.Module, ModelHubMixin):
     def load_extras(self, folder: Path) -> None:
         """Read what :meth:`save_extras` wrote."""
 
+    def check_use(self) -> None:
+        """Refuse settings that do nothing here.
+
+        Asked where a user chose them, and never where a saved policy is read: the defaults of
+        settings that it did not use may have changed since.
+
+        Raises:
+            ValueError: With the setting.
+        """
+        check = getattr(self.config, "check_use", None)
+        if check is not None:
+            check()
+
     # ------------------------------------------------------------------------------- the contract
 
     @property

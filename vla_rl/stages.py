@@ -120,9 +120,14 @@ def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> R
 
 
 def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
-    """A policy with fresh weights that depend on the seed only."""
+    """A policy with fresh weights that depend on the seed only.
+
+    Raises:
+        ValueError: If a setting is bad, or does nothing in this policy.
+    """
     torch.manual_seed(seed)
     policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
+    policy.check_use()
     return policy.to(pick_device(device))
 
 
