@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks._record import RESULTS
@@ -356,6 +357,32 @@ def backbones(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def heads(result: dict[str, Any]) -> str:
+    """Success before and after RL, and speed, by action head."""
+    rows = [["head", "clone", "after RL", "each seed", "decisions/s", "ms per gradient step"]]
+    for name, seeds in result["heads"].items():
+        mean = result["over_seeds"][name]
+        steps = [seed["update_seconds"] for seed in seeds if "update_seconds" in seed]
+        rows.append(
+            [
+                f"`{name}`",
+                percent(mean["before"]),
+                percent(mean["after"]),
+                ", ".join(f"{100 * s['before']:.0f} → {100 * s['after']:.0f}" for s in seeds),
+                f"{fmean(seed['decisions_per_second'] for seed in seeds):,.0f}",
+                f"{1000 * fmean(steps):.0f}",
+            ]
+        )
+    count = len(next(iter(result["heads"].values())))
+    note = (
+        f"{result['task']}, {result['demos']} demonstrations, {result['sft_steps']} steps of "
+        f"cloning, {result['env_steps']:,} environment steps of {result['algorithm'].upper()}, "
+        f"{result['episodes']} held-out starts; {count} seeds, each with its own demonstrations, "
+        f"mean with Student's t interval. Speeds on a machine with other work. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 def _seeds(count: int) -> str:
     return "One seed" if count == 1 else f"{count} seeds"
 
@@ -391,6 +418,7 @@ def vlm_speed(result: dict[str, Any]) -> str:
 
 TABLES = {
     "backbones": backbones,
+    "heads": heads,
     "vlm_speed_embedded": vlm_speed,
     "vlm_speed_smolvlm-256m": vlm_speed,
     "kitchen_elements": kitchen_elements,

@@ -14,9 +14,7 @@ On a GPU it also finds the largest update batch within 24 and 80 GB.
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -30,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks._record import write
+from benchmarks._speed import peak_gb, per_second
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policies import _embedded, vla
 from vla_rl.types import Observation, Spaces
@@ -237,35 +236,13 @@ def measure(name: str, case: str, rows: int, seconds: float) -> dict[str, float]
             "update_frozen": lambda: bench.updates(frozen=True),
             "plain_update": bench.plain_updates,
         }[case]()
-        rate = rows * _per_second(job, seconds)
-        found = {"per_second": rate, "peak_gb": _peak_gb()}
+        rate = rows * per_second(job, seconds)
+        found = {"per_second": rate, "peak_gb": peak_gb()}
         if case == "update" and torch.cuda.is_available():
             found |= {
                 f"largest_batch_{gb}gb": _largest(name, gb, Path(scratch)) for gb in LIMITS_GB
             }
         return found
-
-
-def _per_second(job: Callable[[], None], seconds: float) -> float:
-    job()
-    _wait()
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        job()
-        _wait()
-        count += 1
-    return count / (time.perf_counter() - began)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _peak_gb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _largest(name: str, limit_gb: int, scratch: Path) -> int:

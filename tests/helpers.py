@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from vla_rl.chunks import ChunkDataset
 from vla_rl.config import World
 from vla_rl.envs import point_reach
 from vla_rl.policies import tiny
 from vla_rl.rewards import sparse
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
+from vla_rl.sft import Cloning, SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.types import Group, RolloutBatch, Timing, Trajectory, with_reward
 
@@ -27,6 +29,14 @@ def make_policy(**settings) -> tiny.Policy:
     )
     policy.remember([task.instruction for task in point_reach.tasks()])
     return policy
+
+
+def fit(policy, data: ChunkDataset, config: SFTConfig, seed: int = 0) -> list[float]:
+    """Fit a fresh policy to demonstrations; returns the loss of every gradient step."""
+    losses: list[float] = []
+    policy.fit_statistics(data.obs.state)
+    Cloning(policy, data, config, seed).run(lambda _, metrics: losses.append(metrics["sft/loss"]))
+    return losses
 
 
 def play_groups(policy, groups: int, size: int, use="train", **settings) -> list[Group]:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import fake_returns, make_policy, packed, play_groups
+from tests.helpers import fake_returns, fit, make_policy, packed, play_groups
 from vla_rl import functional as F
-from vla_rl import plugins, sft
+from vla_rl import plugins
 from vla_rl.algorithms import gfpo, loop, ppo, reinforce_pp
 from vla_rl.chunks import ChunkDataset
 from vla_rl.collector import Rollout
@@ -28,6 +28,7 @@ from vla_rl.policies import tiny
 from vla_rl.policy_gradient import PolicyGradient
 from vla_rl.rewards import sparse
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
+from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.train import Loop, TrainConfig
 from vla_rl.types import RolloutBatch, Timing
@@ -348,7 +349,7 @@ def weak_policy():
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 300)], policy.chunk)
-    sft.train_sft(policy, data, sft.SFTConfig(steps=600, image_shift=0), 0, lambda *_: None)
+    fit(policy, data, SFTConfig(steps=600, image_shift=0))
     assert success(policy) > 0.4
     with torch.no_grad():
         policy.head.trunk[-1].bias += torch.tensor([0.5, -0.5, 0.5, -0.5])

@@ -104,6 +104,27 @@ def test_ten_iterations_equal_five_a_kill_and_five_more(clone, tmp_path):
         assert {key: a.get(key) for key in same} == {key: b.get(key) for key in same}
 
 
+def test_a_killed_cloning_goes_on_where_it_was_saved(demos, tmp_path):
+    options = ["--demos", demos, *CLONE, "--sft.checkpoint-every", "50"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert vla_rl("sft", "--out", whole, *options) == 0
+    running = subprocess.Popen(command("sft", "--out", cut, *options), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / "checkpoints" / "step_000100").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (cut / "policy").exists(), "it was killed too late"
+    assert vla_rl("sft", "--out", cut, "--resume") == 0
+    left = load_file(whole / "policy" / "model.safetensors")
+    right = load_file(cut / "policy" / "model.safetensors")
+    assert all((left[name] == right[name]).all() for name in left)
+    losses = [
+        [row["sft/loss"] for row in read_metrics(run / "metrics.jsonl")] for run in (whole, cut)
+    ]
+    assert losses[0] == losses[1]
+
+
 def anybody_in(group: int) -> bool:
     """Whether a process of the group still lives."""
     try:
@@ -349,5 +370,5 @@ def test_overview_lists_every_command(capsys):
     assert vla_rl("--help") == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in cli.COMMANDS)
-    on_disk = {p.stem for p in (Path(cli.__file__).parent / "commands").glob("[a-z]*.py")}
+    on_disk = {p.stem.replace("_", "-") for p in (Path(cli.__file__).parent / "commands").glob("[a-z]*.py")}
     assert on_disk == set(cli.COMMANDS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import WORLD, make_policy
+from tests.helpers import WORLD, fit, make_policy
 from vla_rl import sft
 from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
@@ -206,12 +206,7 @@ def test_cloning_and_the_anchor_do_not_depend_on_where_the_generator_stood() -> 
         policy = make_policy(head="flow_sde")
         data = ChunkDataset(demos, policy.chunk)
         torch.manual_seed(stood)
-        losses: list[float] = []
-
-        def note(_: int, metrics: dict[str, float], to: list[float] = losses) -> None:
-            to.append(metrics["sft/loss"])
-
-        sft.train_sft(policy, data, sft.SFTConfig(steps=3), 0, note)
+        losses = fit(policy, data, sft.SFTConfig(steps=3))
         anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=1.0), seed=0)
         torch.manual_seed(stood)
         losses += [float(anchor(step).detach()) for step in (4, 5, 4)]

@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 
+from tests.helpers import fit
 from tests.test_algorithms import RED, Here, learner_for, made, success
-from vla_rl import sft
 from vla_rl.chunks import ChunkDataset
 from vla_rl.curricula import uniform
 from vla_rl.envs import point_reach
 from vla_rl.policies import tiny
 from vla_rl.rewards import sparse
+from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.train import Loop, TrainConfig
 
@@ -44,7 +45,7 @@ def clone(request):
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 300)], policy.chunk)
-    sft.train_sft(policy, data, sft.SFTConfig(steps=400, image_shift=0), SEED, lambda *_: None)
+    fit(policy, data, SFTConfig(steps=400, image_shift=0), SEED)
     assert success(policy) > 0.35
     network = policy.head.trunk if request.param == "laplace" else policy.head.denoiser
     with torch.no_grad():

@@ -18,14 +18,15 @@ import transformers
 from torch import Tensor
 
 from tests import tiny_pi0
-from tests.helpers import WORLD, packed
-from vla_rl import plugins, sft
+from tests.helpers import WORLD, fit, packed
+from vla_rl import plugins
 from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.functional import flow
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policies import _pi0_inputs, pi0
 from vla_rl.policy import load_policy
+from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.types import Observation, Spaces
 
@@ -325,9 +326,7 @@ def test_what_is_trained_is_float32_and_log_probabilities_too(rank: int) -> None
 def test_a_short_cloning_lowers_the_loss() -> None:
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset([pool.record(spec) for spec in WORLD.specs("demo", 3)], C)
-    policy, losses = flyer(chunk=C), []
-    config = sft.SFTConfig(steps=60, batch_size=16, lr=3e-3)
-    sft.train_sft(policy, data, config, 0, lambda _, m: losses.append(m["sft/loss"]))
+    losses = fit(flyer(chunk=C), data, SFTConfig(steps=60, batch_size=16, lr=3e-3))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import WORLD, make_policy
+from tests.helpers import WORLD, fit, make_policy
 from vla_rl import sft
 from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
@@ -51,10 +51,7 @@ def test_augmentation_shifts_each_image_as_a_whole():
 
 def test_cloning_fits_and_depends_on_the_seed_only(data):
     def losses(seed):
-        policy, found = make_policy(), []
-        config = sft.SFTConfig(steps=120, image_shift=0)
-        sft.train_sft(policy, data, config, seed, lambda _, m: found.append(m["sft/loss"]))
-        return found
+        return fit(make_policy(), data, sft.SFTConfig(steps=120, image_shift=0), seed)
 
     first, second, other = losses(0), losses(0), losses(1)
     assert first == second
@@ -66,9 +63,7 @@ def test_a_frozen_backbone_looks_at_every_demonstration_once(data):
     policy, seen = make_policy(), []
     before = policy.vision.weight.clone()
     policy.vision.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    found = []
-    config = sft.SFTConfig(steps=120, train_vlm=False)
-    sft.train_sft(policy, data, config, 0, lambda _, m: found.append(m["sft/loss"]))
+    found = fit(policy, data, sft.SFTConfig(steps=120, train_vlm=False))
     assert sum(seen) == len(data)
     assert torch.equal(policy.vision.weight, before)
     assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])

@@ -83,8 +83,11 @@ class ChunkDataset:
         )
         self.obs = Observation.concatenate([d.obs for d in demonstrations])
         self.actions: Floats = np.concatenate([d.actions for d in demonstrations])[index]
-        self._by_sentence = np.argsort(self.instruction, kind="stable")
-        self._counts = np.bincount(self.instruction)
+        played = [d.spec.task.id for d in demonstrations]
+        place = {task: i for i, task in enumerate(dict.fromkeys(played))}
+        task = np.repeat([place[id] for id in played], [len(d) for d in demonstrations])
+        self._by_task = np.argsort(task, kind="stable")
+        self._counts = np.bincount(task)
 
     def __len__(self) -> int:
         return len(self.instruction)
@@ -95,13 +98,13 @@ class ChunkDataset:
         Args:
             rng: Where the randomness comes from.
             batch: B, the number of rows.
-            balance_tasks: Whether every instruction is equally likely, rather than every row.
+            balance_tasks: Whether every task is equally likely, rather than every row.
         """
         rows = rng.integers(len(self), size=batch)
         if balance_tasks:
-            sentence = rng.integers(len(self.sentences), size=batch)
+            task = rng.integers(len(self._counts), size=batch)
             start = np.cumsum(self._counts) - self._counts
-            rows = self._by_sentence[start[sentence] + rng.integers(self._counts[sentence])]
+            rows = self._by_task[start[task] + rng.integers(self._counts[task])]
         return self.take(rows)
 
     def take(self, rows: NDArray[np.int64]) -> ChunkBatch:

@@ -19,6 +19,7 @@ COMMANDS = {
     "expert": "train experts on the true state where there are no scripted ones, and record",
     "sft": "clone a policy from demonstrations",
     "train": "improve a policy by reinforcement learning",
+    "ire-vla": "improve it in two stages, task by task: RL of the head, then imitation by all",
     "eval": "evaluate a policy on starts it was never trained on",
     "compare": "compare two evaluations, or the learning curves of runs",
     "inspect": "show what is in a set of demonstrations, a policy or a run",
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, options: list[str]) -> int:
     from vla_rl.parsing import parse
 
-    command = importlib.import_module(f"vla_rl.commands.{name}").Command
+    command = importlib.import_module(f"vla_rl.commands.{name.replace('-', '_')}").Command
     status: int = parse(command, options, f"vla-rl {name}").run()
     return status
 

@@ -152,13 +152,28 @@ class Collector:
         self, specs: Sequence[EpisodeSpec], on_episode: OnEpisode = _quiet
     ) -> list[Demonstration]:
         """Expert demonstrations in the order of the specs."""
-        dealt = [list(range(w, len(specs), self.workers)) for w in range(self.workers)]
-        jobs = [Job("record", ([specs[i] for i in mine],)) for mine in dealt]
+        return self._recorded("record", specs, on_episode)
+
+    def retrace(self, trajectories: Sequence[Trajectory]) -> list[Demonstration]:
+        """Episodes that a policy played, with what was to be seen at every step of them.
+
+        Because a start determines everything, they are played again; a policy looks only where it
+        decides.
+        """
+        episodes = [(t.spec, t.chunk.actions[t.executed]) for t in trajectories]
+        return self._recorded("retrace", episodes, _quiet)
+
+    def _recorded(
+        self, method: str, orders: Sequence[object], on_episode: OnEpisode
+    ) -> list[Demonstration]:
+        """Let the workers record something for every order."""
+        dealt = [list(range(w, len(orders), self.workers)) for w in range(self.workers)]
+        jobs = [Job(method, ([orders[i] for i in mine],)) for mine in dealt if mine]
         answers = self._crew.run(jobs, lambda index, beat: on_episode("", bool(beat)))
         recorded: dict[int, Demonstration] = {}
-        for mine, answer in zip(dealt, answers, strict=True):
+        for mine, answer in zip(dealt, answers, strict=False):
             recorded.update(zip(mine, answer, strict=True))  # type: ignore[call-overload]
-        return [recorded[i] for i in range(len(specs))]
+        return [recorded[i] for i in range(len(orders))]
 
     def film(
         self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]

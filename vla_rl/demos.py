@@ -163,6 +163,25 @@ class DemoSet:
                 f"{count} earlier episodes are intact; free some space and append again"
             ) from error
 
+    def truncate(self, episodes: int) -> None:
+        """Forget all but the first episodes, as a run does that went back to a checkpoint.
+
+        They stay on disk until others are appended in their place.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if not 0 <= episodes <= len(self):
+            raise ValueError(f"{self.path} holds {len(self)} episodes, not {episodes} or more")
+        metadata = self._metadata()
+        headers = self._headers()[:episodes]
+        metadata["total_episodes"] = episodes
+        metadata["total_steps"] = sum(int(header["total_steps"]) for header in headers)
+        with _temporary_folder(self.path) as temporary:
+            _write_json(temporary / METADATA_FILE_NAME, metadata)
+            os.replace(temporary / METADATA_FILE_NAME, self.path / METADATA_FILE_NAME)
+        _sync(self.path)
+
     def load(self, tasks: Collection[str] | None = None) -> list[Demonstration]:
         """Read the demonstrations, in the order they were appended.
 

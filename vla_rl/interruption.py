@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: end after the current iteration, and save it."""
+"""Ctrl-C and SIGTERM during training: end after the current step or iteration, and save it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 
 
 class Interruption:
-    """Ctrl-C or SIGTERM asks for an end after the current iteration; a second one ends at once."""
+    """Ctrl-C or SIGTERM asks for an end where it can be saved; a second one ends at once."""
 
     def __init__(self, talks: bool = True) -> None:
         self._talks = talks
@@ -30,4 +30,4 @@ class Interruption:
             raise KeyboardInterrupt
         self._wanted = True
         if self._talks:
-            print("\nfinishing this iteration and saving it; Ctrl-C again ends at once", flush=True)
+            print("\nfinishing this step and saving it; Ctrl-C again ends at once", flush=True)

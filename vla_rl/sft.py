@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,11 @@ class SFTConfig:
     train_vlm: bool = True
     """Train the backbone too. If not, what it makes of the demonstrations is computed once, which
     is much faster with a large one; images are not shifted then."""
+    checkpoint_every: int = 200
+    """Gradient steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "checkpoint_every"):
             if vars(self)[name] < 1:
                 raise ValueError(f"sft {name} must be at least 1, got {vars(self)[name]}")
         for name in ("image_shift", "state_noise", "weight_decay"):
@@ -70,43 +73,76 @@ class AnchorConfig:
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-def train_sft(
-    policy: Policy, data: ChunkDataset, config: SFTConfig, seed: int, on_step: OnStep
-) -> None:
-    """Fit head and, unless it is to stay as it is, backbone to the demonstrations, in place.
+class Cloning:
+    """Supervised fine-tuning step by step, so that it can be saved in the middle and gone on with.
 
-    Args:
-        policy: What is trained; its proprioception statistics are set from the data.
-        data: Demonstrated chunks.
-        config: How.
-        seed: Of the order, the augmentation and a head's noise.
-        on_step: Called with the step (from 1) and the loss after every gradient step.
+    Torch's generator is seeded when it begins (some heads imitate with noise); who goes on with a
+    saved one restores that generator too.
+
+    Attributes:
+        learner: Trains the head and, unless it is to stay as it is, the backbone.
+        step: Gradient steps done.
     """
-    policy.remember(data.sentences)
-    policy.fit_statistics(data.obs.state)
-    learner = Learner(
-        policy,
-        LearnerConfig(
-            lr=config.lr,
-            vlm_lr=config.lr,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-        ),
-        trains=("vlm", "head") if config.train_vlm else ("head",),
-    )
-    kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
-    rng = np.random.default_rng([seed, 1])
-    torch.manual_seed(seed)  # some heads imitate with noise, and a new process starts anywhere
-    spread = data.obs.state.std(axis=0)
-    for step in range(config.steps):
-        learner.scale_lr(one_cycle(step / config.steps))
-        batch = data.sample(rng, config.batch_size, config.balance_tasks)
-        obs = augment(batch.obs, config, spread, rng)
-        features = None if kept is None else kept[batch.rows]
-        loss = policy.imitation_loss(obs, batch.instruction, batch.actions, batch.mask, features)
-        learner.accumulate(loss)
-        learner.step()
-        on_step(step + 1, {"sft/loss": float(loss.detach())})
+
+    def __init__(self, policy: Policy, data: ChunkDataset, config: SFTConfig, seed: int) -> None:
+        """Prepare to fit a policy, in place.
+
+        Args:
+            policy: What is trained; its proprioception statistics stay as they are.
+            data: Demonstrated chunks.
+            config: How.
+            seed: Of the order, the augmentation and a head's noise.
+        """
+        policy.remember(data.sentences)
+        self._policy, self._data, self._config = policy, data, config
+        self.learner = Learner(
+            policy,
+            LearnerConfig(
+                lr=config.lr,
+                vlm_lr=config.lr,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+            ),
+            trains=("vlm", "head") if config.train_vlm else ("head",),
+        )
+        self.step = 0
+        self._kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
+        self._spread = data.obs.state.std(axis=0)
+        self._rng = np.random.default_rng([seed, 1])
+        torch.manual_seed(seed)
+
+    def advance(self) -> float:
+        """One gradient step; returns the loss."""
+        config, data = self._config, self._data
+        self.learner.scale_lr(one_cycle(self.step / config.steps))
+        batch = data.sample(self._rng, config.batch_size, config.balance_tasks)
+        obs = augment(batch.obs, config, self._spread, self._rng)
+        features = None if self._kept is None else self._kept[batch.rows]
+        words, wanted, mask = batch.instruction, batch.actions, batch.mask
+        loss = self._policy.imitation_loss(obs, words, wanted, mask, features)
+        self.learner.accumulate(loss)
+        self.learner.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def run(self, on_step: OnStep) -> None:
+        """Go on to the last step.
+
+        Args:
+            on_step: Called with the step (from 1) and the loss after every gradient step.
+        """
+        while self.step < self._config.steps:
+            loss = self.advance()
+            on_step(self.step, {"sft/loss": loss})
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state besides weights, optimizer and torch's generator."""
+        return {"step": self.step, "order": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state written by :meth:`state_dict`."""
+        self.step = state["step"]
+        self._rng.bit_generator.state = state["order"]
 
 
 def one_cycle(done: float, warm_up: float = 0.3) -> float:

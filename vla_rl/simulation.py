@@ -134,6 +134,11 @@ class SlotPool:
         expert = plugins.load("envs", self.suite).expert(spec.task)
         return record(self._env(spec.task), expert, spec)
 
+    def retrace(self, spec: EpisodeSpec, actions: Floats) -> Demonstration:
+        """Play ``[L, A]`` actions of an episode that a policy played, looking before every one."""
+        ahead = iter(actions)
+        return record(self._env(spec.task), lambda env: next(ahead), spec, source="policy")
+
     def close(self) -> None:
         """Close every simulator."""
         for envs in self._envs.values():

@@ -31,9 +31,9 @@ from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout import PlaySettings
-from vla_rl.sft import AnchorConfig, DemoAnchor, SFTConfig, train_sft
+from vla_rl.sft import AnchorConfig, Cloning, DemoAnchor, SFTConfig
 from vla_rl.statistics import EvalResult
-from vla_rl.train import Algorithm, Loop, TrainConfig, run
+from vla_rl.train import Algorithm, Keeper, Loop, TrainConfig, run
 from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
 from vla_rl.workers import cores
 
@@ -97,25 +97,26 @@ def rewards_named(names: Sequence[str]) -> list[Reward]:
     return [plugins.load("rewards", name).reward for name in names]
 
 
-def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> Run:
-    """Make a run folder and write the command into ``config.json``; only the main rank does.
+def new_folder(folder: Path, command: Any, resume: bool) -> None:
+    """Make a run folder and write the command into ``config.json``.
 
     Raises:
         FileExistsError: If the folder holds a run and ``resume`` is off.
         OSError: If there is too little disk space.
     """
+    if not resume and (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another --out, delete it, or add --resume"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
+    config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
+    checkpoint.write_json(folder / "config.json", config)
 
-    def begin() -> None:
-        if not resume and (folder / "config.json").exists():
-            raise FileExistsError(
-                f"{folder} already holds a run; choose another --out, delete it, or add --resume"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
-        config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
-        checkpoint.write_json(folder / "config.json", config)
 
-    ranks.only_main(begin)
+def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> Run:
+    """A run in a :func:`new_folder`; of several ranks only the main one makes it."""
+    ranks.only_main(lambda: new_folder(folder, command, resume))
     return Run(folder, MetricsWriter(folder) if ranks.is_main else NoMetrics())
 
 
@@ -260,19 +261,63 @@ def record_stage(
 
 
 def clone_stage(
-    run: Run, policy: PolicyBase, demos: DemoSet, world: World, config: SFTConfig, seed: int
+    run: Run,
+    policy: PolicyBase,
+    demos: DemoSet,
+    world: World,
+    config: SFTConfig,
+    seed: int,
+    resume: bool,
 ) -> None:
-    """Clone the demonstrations of the world's tasks into the policy."""
+    """Clone the demonstrations of the world's tasks into a policy with fresh weights."""
     recorded = demos.load([task.id for task in world.resolved()])
     data = ChunkDataset(recorded, policy.chunk)
-    with Progress("clone", config.steps) as progress:
+    policy.fit_statistics(data.obs.state)
+    supervised_stage(run, policy, data, config, seed, resume, "clone")
+
+
+def supervised_stage(
+    run: Run,
+    policy: PolicyBase,
+    data: ChunkDataset,
+    config: SFTConfig,
+    seed: int,
+    resume: bool,
+    title: str,
+) -> None:
+    """Supervised fine-tuning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
+
+    Args:
+        run: Where checkpoints and metrics go.
+        policy: What is trained; its proprioception statistics stay as they are.
+        data: What to imitate.
+        config: How.
+        seed: Of order, augmentation and a head's noise.
+        resume: Whether to go on from the newest valid checkpoint.
+        title: Of the progress line.
+    """
+    cloning = Cloning(policy, data, config, seed)
+    root = run.folder / "checkpoints"
+    if resume and (state := _restored(root, cloning.learner)):
+        cloning.load_state_dict(state["cloning"])
+        run.metrics.rewind(cloning.step, prefix="sft/")
+
+    def save() -> None:
+        _save(root, cloning.step, cloning.learner, {"cloning": cloning.state_dict()})
+
+    with Progress(title, config.steps, cloning.step) as progress, Interruption() as interruption:
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             progress.advance(f"loss {metrics['sft/loss']:.4f}")
             if step % 10 == 0:
                 run.metrics.write(step, metrics)
+            if interruption.wanted():
+                save()
+                raise KeyboardInterrupt
+            if step % config.checkpoint_every == 0 and step < config.steps:
+                save()
 
-        train_sft(policy, data, config, seed, on_step)
+        cloning.run(on_step)
 
 
 # --------------------------------------------------------------------------------------- evaluate
@@ -321,11 +366,12 @@ def improve_stage(
     demos: DemoSet | None,
     resume: bool,
     ranks: Ranks = ALONE,
+    keeper: Keeper | None = None,
 ) -> None:
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
-    With an anchor in the recipe, ``demos`` are what it holds on to. Of several ranks only the main
-    one writes and talks.
+    With an anchor in the recipe, ``demos`` are what it holds on to. A ``keeper`` sees every episode
+    that is played. Of several ranks only the main one writes and talks.
     """
     policy.remember([task.instruction for task in world.resolved()])
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
@@ -345,6 +391,7 @@ def improve_stage(
         recipe.rewards,
         recipe.train,
         recipe.seed,
+        keeper=keeper,
     )
     if resume:
         load_checkpoint(run_, loop)
@@ -373,32 +420,44 @@ def improve_stage(
 
 def save_checkpoint(run_: Run, loop: Loop) -> None:
     """Write everything that resuming needs."""
-    state = {
-        "optimizer": loop.learner.optimizer.state_dict(),
-        "loop": loop.state_dict(),
-        "rng": checkpoint.capture_rng(),
-    }
-    policy = loop.learner.policy
-    checkpoint.save(run_.folder / "checkpoints", loop.iteration, policy.save_pretrained, state)
+    root = run_.folder / "checkpoints"
+    _save(root, loop.iteration, loop.learner, {"loop": loop.state_dict()})
 
 
 def load_checkpoint(run_: Run, loop: Loop) -> None:
     """Go back to the newest valid checkpoint; a run without one starts from its beginning."""
     root = run_.folder / "checkpoints"
-    if not root.exists():
+    state = _restored(root, loop.learner)
+    if not state:
         return
+    loop.load_state_dict(state["loop"])
+    run_.metrics.rewind(loop.iteration, prefix="train/")
+    if loop.learner.ranks.is_main:
+        print(f"resuming after iteration {loop.iteration} ({root})")
+
+
+def _save(root: Path, step: int, learner: Learner, progress: dict[str, object]) -> None:
+    """Write policy, optimizer and random generators, and how far a stage got."""
+    state = {
+        "optimizer": learner.optimizer.state_dict(),
+        "rng": checkpoint.capture_rng(),
+        **progress,
+    }
+    checkpoint.save(root, step, learner.policy.save_pretrained, state)
+
+
+def _restored(root: Path, learner: Learner) -> dict[str, Any]:
+    """Put back what the newest valid checkpoint holds; nothing, and {}, if there is none yet."""
+    if not root.exists():
+        return {}
     found = checkpoint.load(root)
-    state = found.state()
-    policy = loop.learner.policy
+    state, policy = found.state(), learner.policy
     saved = load_policy(found.policy, policy.spaces)
     policy.load_state_dict(saved.state_dict())
     policy.text_memory.update(saved.text_memory)
-    loop.learner.optimizer.load_state_dict(state["optimizer"])
-    loop.load_state_dict(state["loop"])
+    learner.optimizer.load_state_dict(state["optimizer"])
     checkpoint.restore_rng(state["rng"])
-    run_.metrics.rewind(loop.iteration, prefix="train/")
-    if loop.learner.ranks.is_main:
-        print(f"resuming after iteration {loop.iteration} ({found.path})")
+    return state
 
 
 def _progress_of(loop: Loop) -> Progress:

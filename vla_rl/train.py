@@ -62,6 +62,19 @@ class Algorithm(Protocol):
         """Take over a state."""
 
 
+class Keeper(Protocol):
+    """Keeps episodes of a run, for instance those that were solved."""
+
+    def keep(self, groups: Sequence[Group], iteration: int) -> None:
+        """Look at everything that was played in an iteration."""
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state for resuming."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over a state."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The reinforcement-learning loop."""
@@ -125,6 +138,7 @@ class Loop:
     episodes: int = 0
     seconds: float = 0.0
     on_episode: OnEpisode = field(default=lambda task, share: None)
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
         if self.algorithm.group_size > self.config.episodes_per_iteration:
@@ -141,6 +155,8 @@ class Loop:
         """One iteration: collect, update, and return what to log."""
         began = time.perf_counter()
         draw = self._draw()
+        if self.keeper is not None:
+            self.keeper.keep(draw.played, self.iteration)
         collected = time.perf_counter()
         metrics: dict[str, float] = {}
         if draw.kept:
@@ -226,6 +242,7 @@ class Loop:
             "steps": self.learner.steps,
             "algorithm": self.algorithm.state_dict(),
             "curriculum": self.curriculum.state_dict(),
+            "keeper": {} if self.keeper is None else self.keeper.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -236,6 +253,8 @@ class Loop:
         self.learner.steps = int(str(state["steps"]))
         self.algorithm.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
         self.curriculum.load_state_dict(state["curriculum"])  # type: ignore[arg-type]
+        if self.keeper is not None:
+            self.keeper.load_state_dict(state["keeper"])  # type: ignore[arg-type]
 
 
 OnIteration = Callable[[Loop, dict[str, float]], None]

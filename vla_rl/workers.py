@@ -73,6 +73,14 @@ class SimulationWorker:
             self.beat(demonstrations[-1].success)
         return demonstrations
 
+    def retrace(self, episodes: Sequence[tuple[EpisodeSpec, Floats]]) -> list[Demonstration]:
+        """Recordings of episodes that a policy played, from starts and ``[L, A]`` actions."""
+        demonstrations = []
+        for spec, actions in episodes:
+            demonstrations.append(self.pool.retrace(spec, actions))
+            self.beat(demonstrations[-1].success)
+        return demonstrations
+
     def replay(self, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:
         """Frames of an episode, ``[L + 1]`` times ``[h, w, 3]`` uint8."""
         return replay(self.suite, settings, spec, actions)

@@ -112,10 +112,11 @@ class Command:
         return demos
 
     def _clone(self, run: stages.Run, policy: PolicyBase, demos: DemoSet) -> PolicyBase:
-        folder = run.folder / "sft" / "policy"
+        cloning = stages.Run(run.folder / "sft", run.metrics)
+        folder = cloning.folder / "policy"
         if folder.exists():
             return load_policy(folder, policy.spaces).to(device_of(policy))
-        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed)
+        stages.clone_stage(cloning, policy, demos, self.world, self.sft, self.seed, self.resume)
         # Acts from now on as it will during RL: with a frozen backbone.
         policy.freeze({"vlm"})
         stages.save_policy(policy, self.world, folder)

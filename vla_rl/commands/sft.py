@@ -19,6 +19,8 @@ class Command:
     """Folder of demonstrations (`vla-rl record`)."""
     out: Path = Path("runs/sft")
     """Run folder; the policy goes to OUT/policy."""
+    resume: bool = False
+    """Go on from the newest valid checkpoint in OUT."""
     world: World = field(default_factory=World)
     """Which tasks; by default those of the demonstrations."""
     network: str = "vla"
@@ -37,8 +39,8 @@ class Command:
         spaces = stages.checked_spaces(self.world)
         demos = stages.fitting_demos(self.demos, self.world)
         policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
-        run = stages.new_run(self.out, self, resume=False)
-        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed)
+        run = stages.new_run(self.out, self, self.resume)
+        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed, self.resume)
         stages.save_policy(policy, self.world, run.folder / "policy")
         print(f"policy written to {run.folder / 'policy'}")
         return 0

@@ -1,0 +1,284 @@
+"""iRe-VLA on the stand-in suite: what learns when, what is kept, kills in either stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tests.helpers import make_policy, play_groups
+from vla_rl import cli, ire_vla
+from vla_rl.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.config import read_world
+from vla_rl.demos import DemoSet
+from vla_rl.envs import point_reach
+from vla_rl.learner import Learner, LearnerConfig
+from vla_rl.metrics import read_metrics
+from vla_rl.policies import vla
+from vla_rl.policy import load_policy
+from vla_rl.rollout import PlaySettings
+from vla_rl.successes import Successes
+from vla_rl.types import EpisodeSpec, Observation, RolloutBatch, seed_for
+
+TASKS = ("red", "green")
+SHORT = (
+    *("--train.iterations", "2", "--train.episodes-per-iteration", "48", "--sft.steps", "30"),
+    *("--algo.critic-warmup", "0", "--rollout.workers", "1"),
+)
+
+
+def vla_rl(*words: str | Path) -> int:
+    """Run a command in this process; returns the exit status."""
+    return cli.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ire") / "demos"
+    words = ("--suite", "point_reach", "--tasks", *TASKS, "--episodes", "30")
+    assert vla_rl("record", *words, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(demos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ire") / "sft"
+    network = ("--network", "tiny", "--net.chunk", "2", "--net.std", "0.2")
+    words = ("--demos", demos, *network, "--sft.steps", "300", "--sft.image-shift", "0")
+    assert vla_rl("sft", *words, "--out", folder) == 0
+    return folder / "policy"
+
+
+@pytest.fixture(scope="module", params=list(ire_vla.METHODS))
+def run(request, demos, clone, tmp_path_factory):
+    """A short run of each method: its name and folder."""
+    folder = tmp_path_factory.mktemp("ire") / request.param
+    words = ("--policy", clone, "--demos", demos, "--tasks", *TASKS, "--method", request.param)
+    assert vla_rl("ire-vla", *words, *SHORT, "--out", folder) == 0
+    return request.param, folder
+
+
+def weights(policy: Path, *groups: str) -> dict[str, np.ndarray]:
+    """Tensors of some parameter groups of a saved policy."""
+    loaded = load_policy(policy)
+    wanted = {id(p) for group in groups for p in loaded.groups()[group]}
+    return {n: p.detach().numpy() for n, p in loaded.named_parameters() if id(p) in wanted}
+
+
+def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    """Whether two sets of tensors agree in every bit."""
+    assert left.keys() == right.keys()
+    assert left
+    return all((left[name] == right[name]).all() for name in left)
+
+
+# ----------------------------------------------------------------------------- what learns when
+
+
+def test_a_frozen_group_stays_bit_equal_and_the_others_learn(run, clone):
+    name, folder = run
+    method = ire_vla.METHODS[name]
+    before, first = clone, folder / "1_red" / "rl" / "policy"
+    after, second = folder / "1_red" / "policy", folder / "2_green" / "rl" / "policy"
+    for start, end in ((before, first), (after, second)):  # stage 1
+        assert equal(weights(start, "vlm"), weights(end, "vlm")) != method.vlm_in_rl
+        assert not equal(weights(start, "head"), weights(end, "head"))
+        assert not equal(weights(start, "critic"), weights(end, "critic"))
+    for start, end in ((first, after), (second, folder / "2_green" / "policy")):  # stage 2
+        assert equal(weights(start, "vlm"), weights(end, "vlm")) != method.vlm_in_supervised
+        assert not equal(weights(start, "head"), weights(end, "head"))
+        assert equal(weights(start, "critic"), weights(end, "critic"))
+        kept = [load_policy(place).state_mean for place in (start, end)]
+        assert torch.equal(*kept)  # proprioception is normalised as in stage 0
+    assert equal(
+        *(weights(p, "vlm", "head") for p in (folder / "2_green" / "policy", folder / "policy"))
+    )
+
+
+def test_the_policy_knows_old_and_new_tasks(run):
+    _, folder = run
+    assert set(read_world(folder / "policy").tasks) == set(TASKS)
+
+
+def test_a_new_task_begins_with_a_fresh_critic():
+    policy = make_policy()
+    critic = [p.detach().clone() for p in policy.groups()["critic"]]
+    others = [p.detach().clone() for p in (*policy.groups()["vlm"], *policy.groups()["head"])]
+    with torch.no_grad():
+        for parameter in policy.groups()["critic"]:
+            parameter.add_(1.0)
+    ire_vla.renew_critic(policy, seed=3)
+    first = [p.detach().clone() for p in policy.groups()["critic"]]
+    assert not any(torch.equal(a, b) for a, b in zip(first, critic, strict=True) if a.any())
+    ire_vla.renew_critic(policy, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(first, policy.groups()["critic"], strict=True))
+    now = (*policy.groups()["vlm"], *policy.groups()["head"])
+    assert all(torch.equal(a, b) for a, b in zip(others, now, strict=True))
+
+
+# --------------------------------------------------------------------------- what is kept: D_RL
+
+
+def test_only_solved_episodes_of_the_policy_are_kept(run):
+    name, folder = run
+    for number, task in enumerate(TASKS, start=1):
+        kept = DemoSet.open(folder / f"{number}_{task}" / "successes")
+        played = read_metrics(folder / f"{number}_{task}" / "rl" / "metrics.jsonl")
+        solved = [round(48 * row["train/success"]) for row in played]
+        expected = sum(min(4, count) for count in solved) if name != "ppo_replay" else 0
+        assert len(kept) == expected
+        for demonstration in kept.load():
+            assert demonstration.success
+            assert demonstration.source == "policy"
+            assert demonstration.spec.task.id == task
+
+
+def test_an_episode_is_kept_as_it_was_executed(tmp_path):
+    policy, settings = make_policy(), point_reach.Settings()
+    red = point_reach.tasks()[0]
+    policy.remember([red.instruction])
+    specs = [EpisodeSpec(red, seed_for("train", index)) for index in range(200)]
+    with Collector("point_reach", settings, RolloutConfig(workers=2), "cpu") as collector:
+        keys = episode_keys(0, count=len(specs))
+        played = collector.collect(policy, specs, keys, PlaySettings()).trajectories
+        solved = [t for t in played if t.success]
+        assert 2 < len(solved) < len(played)
+        demos = DemoSet.create(tmp_path / "own", "point_reach", {}, policy.spaces)
+        keeper = Successes(demos, collector, per_iteration=0, seed=0)
+        keeper.keep([[t] for t in played], iteration=0)
+        few = DemoSet.create(tmp_path / "few", "point_reach", {}, policy.spaces)
+        Successes(few, collector, per_iteration=2, seed=0).keep([[t] for t in played], iteration=0)
+    kept = demos.load()
+    assert [d.spec for d in kept] == [t.spec for t in solved]
+    for demonstration, trajectory in zip(kept, solved, strict=True):
+        assert (demonstration.actions == trajectory.chunk.actions[trajectory.executed]).all()
+        assert len(demonstration) == trajectory.steps
+        seen = demonstration.obs.state[:: policy.chunk]  # at decisions, and in between
+        np.testing.assert_array_equal(seen, trajectory.obs.state)
+    assert len(few) == 2
+    state = {"episodes": 1}
+    keeper.load_state_dict(state)
+    assert keeper.state_dict() == state
+    assert [d.spec for d in demos.load()] == [kept[0].spec]
+    demos.append(kept[2:3])  # in the place of what was forgotten
+    assert [d.spec for d in DemoSet.open(demos.path).load()] == [kept[0].spec, kept[2].spec]
+    with pytest.raises(ValueError, match="holds 2 episodes, not 3"):
+        demos.truncate(3)
+
+
+def test_greedy_successes_carry_no_exploration_noise(demos, clone, tmp_path):
+    out = tmp_path / "greedy"
+    words = ("--policy", clone, "--demos", demos, "--tasks", "red", "--own-actions", "greedy")
+    assert vla_rl("ire-vla", *words, "--greedy-episodes", "24", *SHORT, "--out", out) == 0
+    kept = DemoSet.open(out / "1_red" / "successes").load()
+    assert 0 < len(kept) <= 24
+    policy = load_policy(out / "1_red" / "rl" / "policy")
+    policy.freeze({"vlm"})  # as it acted
+    for demonstration in kept[:4]:
+        first = demonstration.obs[:1]
+        wanted = policy.act(first, [demonstration.spec.task.instruction], None).actions[0]
+        length = min(len(demonstration), policy.chunk)
+        np.testing.assert_allclose(demonstration.actions[:length], wanted[:length], atol=1e-6)
+
+
+# ------------------------------------------------------------------------- kills in either stage
+
+
+@pytest.mark.parametrize(
+    "reached",
+    ["1_red/rl/checkpoints/step_000002", "2_green/sft/checkpoints/step_000010"],
+    ids=["stage 1", "stage 2"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(demos, clone, tmp_path, reached):
+    words = [
+        *("ire-vla", "--policy", clone, "--demos", demos, "--tasks", *TASKS),
+        *("--train.iterations", "4", "--train.checkpoint-every", "1"),
+        *("--train.episodes-per-iteration", "48", "--sft.steps", "300"),
+        *("--sft.checkpoint-every", "10", "--rollout.workers", "1"),
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert vla_rl(*words, "--out", whole) == 0
+    command = [sys.executable, "-m", "vla_rl.cli", *map(str, words), "--out", str(cut)]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / reached).exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert (cut / reached).parent.exists()
+    assert not (cut / Path(reached).parts[0] / "policy").exists(), "it was killed too late"
+    assert vla_rl("ire-vla", "--out", cut, "--resume") == 0
+    left = load_file(whole / "policy" / "model.safetensors")
+    right = load_file(cut / "policy" / "model.safetensors")
+    assert all((left[name] == right[name]).all() for name in left)
+    for place in ("1_red", "2_green"):
+        kept = [DemoSet.open(folder / place / "successes").load() for folder in (whole, cut)]
+        for one, other in zip(*kept, strict=True):
+            assert one.spec == other.spec
+            assert (one.actions == other.actions).all()
+            assert (one.obs.images == other.obs.images).all()
+
+
+# --------------------------------------------------------------------- features of a frozen part
+
+
+def test_gradients_from_kept_features_are_those_of_looking_again():
+    torch.manual_seed(0)
+    settings = vla.Config(text="hash", hidden=(32,), chunk=3, std=0.4)
+    policy = vla.Policy(settings, point_reach.spaces(point_reach.Settings()))
+    policy.remember([task.instruction for task in point_reach.tasks()])
+    policy.freeze({"vlm"})
+    batch = RolloutBatch.pack(play_groups(policy, groups=6, size=1, keep_images=True))
+    rows = np.argwhere(batch.valid)
+
+    def gradients(frozen: set[str]) -> dict[str, torch.Tensor]:
+        learner = Learner(policy, LearnerConfig(), ("head", "critic"))
+        policy.frozen = frozenset(frozen)  # without "vlm" it looks again; that takes no gradient
+        scores = learner.evaluate(batch, rows)
+        (scores.logprob.sum() + scores.value.sum()).backward()
+        found = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+        policy.zero_grad(set_to_none=True)
+        return found
+
+    kept, fresh = gradients({"vlm"}), gradients(set())
+    assert kept.keys() == fresh.keys()
+    assert not any(name.startswith("vision") for name in kept)
+    for name in kept:
+        error = (kept[name] - fresh[name]).abs().max()
+        assert error <= 5e-3 * fresh[name].abs().max(), name  # kept in float16
+    policy.freeze({"vlm"})
+    obs = Observation(batch.obs.images, batch.obs.state)[rows[:, 0], rows[:, 1]]
+    again = policy.features(obs, [batch.instruction[row] for row in rows[:, 0]])
+    stored = batch.chunk.features[rows[:, 0], rows[:, 1]]
+    np.testing.assert_allclose(again.astype(np.float32), stored.astype(np.float32), atol=2e-3)
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "ire"), "unknown method 'ire'; did you mean 'ire_vla'"),
+        (("--learner.train-vlm", "True"), "does not fit method 'ire_vla'"),
+        (("--successes-per-iteration", "-1"), "must not be negative, got -1"),
+        (("--greedy-episodes", "0"), "must be at least 1, got 0"),
+        (("--tasks", "pink"), "unknown task 'pink'"),
+        (("--demos", "/no/where"), "there is no demo set at /no/where"),
+        (("--rewards", "spares"), "'spares'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(demos, clone, tmp_path, capsys, options, message):
+    given = {"--policy": clone, "--demos": demos, "--tasks": "red", options[0]: options[1]}
+    words = [word for pair in given.items() for word in pair]
+    assert vla_rl("ire-vla", *words, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
