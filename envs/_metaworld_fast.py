@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import types
 from functools import cache, cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import mujoco
 import numpy as np
@@ -22,6 +22,7 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.utils import reward_utils
 from numpy.typing import NDArray
 
+from vla_rl.envs._variants import Variant, model_of
 from vla_rl.types import Floats
 
 Doubles = NDArray[np.float64]
@@ -29,9 +30,18 @@ Doubles = NDArray[np.float64]
 _SUBSTEPS = 5
 
 
-def make_sawyer(task_id: str) -> FastSawyer:
-    """A task's environment, fully observable and drawing its starts from its own seed."""
-    env = _fast_class(task_id)()
+def make_sawyer(task_id: str, variant: Variant | None = None) -> FastSawyer:
+    """A task's environment, fully observable and drawing its starts from its own seed.
+
+    Args:
+        task_id: Meta-World's name of it.
+        variant: What to change; the thing's place must be all that a start of the task draws.
+    """
+    env = _fast_class(task_id, variant)()
+    if variant is not None:
+        drawn: Any = env._random_reset_space
+        low, high = drawn.low + variant.shift, drawn.high + variant.shift
+        env._random_reset_space = type(drawn)(low, high, dtype=np.float64)
     env._set_task_called = True
     env._freeze_rand_vec = False
     env.seeded_rand_vec = True
@@ -43,6 +53,15 @@ def make_sawyer(task_id: str) -> FastSawyer:
 
 class FastSawyer(SawyerXYZEnv):  # type: ignore[misc]
     """What the tasks share, sped up; goes before a task's class in the resolution order."""
+
+    variant: ClassVar[Variant | None] = None
+
+    def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Load the model; that of a variant is changed first."""
+        if self.variant is None:
+            return super()._initialize_simulation()
+        model = model_of(self.variant, self.fullpath)
+        return model, mujoco.MjData(model)
 
     def advance(self, action: Floats) -> tuple[float, dict[str, Any]]:
         """One step, as stock ``step`` does it but without its checks.
@@ -142,7 +161,7 @@ class FastSawyer(SawyerXYZEnv):  # type: ignore[misc]
 
 
 @cache
-def _fast_class(task_id: str) -> type[FastSawyer]:
+def _fast_class(task_id: str, variant: Variant | None) -> type[FastSawyer]:
     """The task's class with the shared speed-ups, its own functions calling the fast helpers."""
     stock = ALL_V3_ENVIRONMENTS[task_id]
     fast_globals = {
@@ -154,14 +173,14 @@ def _fast_class(task_id: str) -> type[FastSawyer]:
             rect_prism_tolerance=reward_utils.rect_prism_tolerance,
         ),
     }
-    functions: dict[str, Any] = {}
+    members: dict[str, Any] = {"variant": variant}
     for owner in (SawyerXYZEnv, stock):
         for name, value in vars(owner).items():
             if isinstance(value, types.FunctionType) and fast_globals.keys() & {
                 *value.__code__.co_names
             }:
-                functions[name] = _with_globals(value, fast_globals)
-    return type(f"Fast{stock.__name__}", (FastSawyer, stock), functions)
+                members[name] = _with_globals(value, fast_globals)
+    return type(f"Fast{stock.__name__}", (FastSawyer, stock), members)
 
 
 def _with_globals(function: types.FunctionType, changed: dict[str, Any]) -> types.FunctionType:

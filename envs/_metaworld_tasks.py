@@ -1,4 +1,7 @@
-"""The fifty Meta-World tasks: what the policy is told, how hard they are, when they are done."""
+"""The fifty Meta-World tasks: what the policy is told, how hard they are, when they are done.
+
+Then variants of ten of them, and lists of tasks by name.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vla_rl.envs._variants import ALONG_X, ALONG_Y, Part, Variant
 
 INSTRUCTIONS: dict[str, str] = {
     "assembly-v3": "put the ring of the wrench over the peg",
@@ -170,3 +175,183 @@ REMAINING: dict[str, Callable[[Any, Observed], float]] = {
     "hammer-v3": _hammer_to_nail,
     "lever-pull-v3": _angle_to_upright,
 }
+
+# -------------------------------------------------------------------------------------- variants
+
+_WHITE, _BLACK = (0.92, 0.92, 0.92, 1.0), (0.08, 0.08, 0.08, 1.0)
+_RED, _ORANGE = (0.85, 0.1, 0.1, 1.0), (0.95, 0.45, 0.05, 1.0)
+_YELLOW, _GREEN = (0.95, 0.85, 0.1, 1.0), (0.1, 0.6, 0.15, 1.0)
+_TEAL, _BLUE = (0.05, 0.6, 0.65, 1.0), (0.1, 0.25, 0.85, 1.0)
+_PURPLE, _PINK = (0.5, 0.15, 0.7, 1.0), (0.95, 0.45, 0.7, 1.0)
+
+# Parts leave free where the scripted hand goes; the parts of moving things move with them.
+VARIANTS: dict[str, Variant] = {
+    "button-press-new": Variant(
+        base="button-press-v3",
+        colours={"btn_yellow": _BLUE, "btn_black": _WHITE, "btn_red": _GREEN},
+        parts=(
+            Part("button", "box", (0.055, 0.01, 0.055), (0.0, -0.183, 0.0), _GREEN),
+            Part("buttonbox", "cylinder", (0.06, 0.03), (0.0, 0.02, 0.15), _WHITE),
+        ),
+        shift=(0.06, -0.04, 0.0),
+    ),
+    "drawer-open-new": Variant(
+        base="drawer-open-v3",
+        colours={"drawer_beige": _ORANGE, "drawer_white": _BLUE},
+        parts=(
+            Part("drawercase_link", "box", (0.125, 0.11, 0.02), (0.0, 0.0, 0.104), _BLUE),
+            Part("drawer_link", "box", (0.08, 0.004, 0.012), (0.0, -0.094, 0.04), _BLUE),
+        ),
+        shift=(-0.06, -0.04, 0.0),
+    ),
+    "door-open-new": Variant(
+        base="door-open-v3",
+        colours={"dl_metal2": _YELLOW, "dl_metal": _RED},
+        parts=(
+            Part("doorlockB", "cylinder", (0.06, 0.2), (0.0, 0.02, 0.2), _RED, ALONG_X),
+            Part("door_link", "box", (0.09, 0.006, 0.08), (0.13, -0.016, 0.0), _WHITE),
+        ),
+        shift=(0.05, -0.04, 0.0),
+    ),
+    "window-open-new": Variant(
+        base="window-open-v3",
+        colours={"window_red": _TEAL, "window_white": _YELLOW},
+        parts=(
+            Part("window", "box", (0.03, 0.05, 0.2), (-0.25, 0.0, 0.0), _TEAL),
+            Part("window", "box", (0.03, 0.05, 0.2), (0.25, 0.0, 0.0), _TEAL),
+            Part("window", "box", (0.28, 0.05, 0.02), (0.0, 0.0, 0.215), _YELLOW),
+        ),
+        shift=(0.05, 0.03, 0.0),
+    ),
+    "window-close-new": Variant(
+        base="window-close-v3",
+        colours={"window_red": _PURPLE, "window_white": _WHITE},
+        parts=(
+            Part("window", "cylinder", (0.03, 0.22), (-0.25, 0.0, 0.0), _WHITE),
+            Part("window", "cylinder", (0.03, 0.22), (0.25, 0.0, 0.0), _WHITE),
+        ),
+        shift=(-0.06, -0.03, 0.0),
+    ),
+    "button-press-other": Variant(
+        base="button-press-v3",
+        colours={"btn_yellow": _PURPLE, "btn_black": _TEAL, "btn_red": _YELLOW},
+        parts=(
+            Part("button", "cylinder", (0.065, 0.01), (0.0, -0.183, 0.0), _YELLOW, ALONG_Y),
+            Part("buttonbox", "box", (0.03, 0.1, 0.12), (-0.15, 0.01, 0.0), _YELLOW),
+            Part("buttonbox", "box", (0.03, 0.1, 0.12), (0.15, 0.01, 0.0), _YELLOW),
+        ),
+        shift=(-0.06, 0.02, 0.0),
+    ),
+    "drawer-open-other": Variant(
+        base="drawer-open-v3",
+        colours={"drawer_beige": _PURPLE, "drawer_white": _YELLOW},
+        parts=(
+            Part("drawercase_link", "box", (0.03, 0.1, 0.084), (-0.15, 0.0, 0.0), _YELLOW),
+            Part("drawercase_link", "box", (0.03, 0.1, 0.084), (0.15, 0.0, 0.0), _YELLOW),
+        ),
+        shift=(0.06, -0.05, 0.0),
+    ),
+    "door-open-other": Variant(
+        base="door-open-v3",
+        colours={"dl_metal2": _TEAL, "dl_metal": _ORANGE},
+        parts=(
+            Part("doorlockB", "box", (0.16, 0.08, 0.04), (0.0, 0.02, 0.19), _PINK),
+            Part("door_link", "box", (0.15, 0.006, 0.02), (0.17, -0.016, -0.09), _PINK),
+        ),
+        shift=(0.0, 0.05, 0.0),
+    ),
+    "window-open-other": Variant(
+        base="window-open-v3",
+        colours={"window_red": _WHITE, "window_white": _RED},
+        parts=(Part("window", "cylinder", (0.035, 0.24), (0.0, 0.02, 0.215), _RED, ALONG_X),),
+        shift=(-0.05, -0.03, 0.0),
+    ),
+    "window-close-other": Variant(
+        base="window-close-v3",
+        colours={"window_red": _BLUE, "window_white": _ORANGE},
+        parts=(
+            Part("window", "box", (0.26, 0.05, 0.015), (0.0, 0.0, 0.195), _BLUE),
+            Part("window", "sphere", (0.045,), (-0.2, 0.0, 0.23), _ORANGE),
+            Part("window", "sphere", (0.045,), (0.2, 0.0, 0.23), _ORANGE),
+        ),
+        shift=(0.06, 0.02, 0.0),
+    ),
+    "drawer-close-other": Variant(
+        base="drawer-close-v3",
+        colours={"drawer_beige": _PINK, "drawer_white": _BLACK},
+        parts=(Part("drawercase_link", "cylinder", (0.09, 0.03), (0.0, 0.0, 0.114), _BLACK),),
+        shift=(0.06, -0.04, 0.0),
+    ),
+    "door-close-other": Variant(
+        base="door-close-v3",
+        colours={"dl_metal2": _RED, "dl_metal": _YELLOW},
+        parts=(
+            Part("doorlockB", "box", (0.22, 0.1, 0.03), (0.0, 0.0, 0.18), _YELLOW),
+            Part("door_link", "box", (0.15, 0.005, 0.02), (0.18, -0.015, 0.08), _YELLOW),
+        ),
+        shift=(-0.05, -0.04, 0.0),
+    ),
+    "faucet-open-other": Variant(
+        base="faucet-open-v3",
+        colours={"faucet_metal": _GREEN, "faucet_red": _YELLOW},
+        parts=(
+            Part("faucet_link", "cylinder", (0.08, 0.015), (0.0, 0.0, 0.015), _BLUE),
+            Part("faucet_link2", "sphere", (0.035,), (0.0, 0.0, 0.04), _BLUE),
+        ),
+        shift=(0.06, -0.05, 0.0),
+    ),
+    "faucet-close-other": Variant(
+        base="faucet-close-v3",
+        colours={"faucet_metal": _ORANGE, "faucet_red": _BLUE},
+        parts=(
+            Part("faucet_link", "box", (0.07, 0.07, 0.02), (0.0, 0.0, 0.02), _WHITE),
+            Part("faucet_link2", "cylinder", (0.045, 0.012), (0.0, 0.0, 0.032), _WHITE),
+        ),
+        shift=(-0.06, -0.05, 0.0),
+    ),
+    "handle-press-other": Variant(
+        base="handle-press-v3",
+        colours={"hdlprs_metal0": _ORANGE, "hdlprs_black": _WHITE, "hdlprs_red": _BLUE},
+        parts=(
+            Part("handle_link", "cylinder", (0.03, 0.04), (0.0, -0.166, 0.0), _BLUE, ALONG_X),
+            Part("hdlprs", "box", (0.03, 0.1, 0.08), (0.13, 0.03, 0.08), _WHITE),
+        ),
+        shift=(-0.03, 0.07, 0.0),
+    ),
+}
+"""``-new`` ones are for practice, ``-other`` ones are meant to be met in evaluation alone."""
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "all": tuple(INSTRUCTIONS),
+    "ire-expert": (
+        "button-press-v3",
+        "drawer-open-v3",
+        "door-open-v3",
+        "window-open-v3",
+        "window-close-v3",
+        "drawer-close-v3",
+        "door-close-v3",
+        "faucet-open-v3",
+        "faucet-close-v3",
+        "handle-press-v3",
+        "reach-v3",
+        "push-v3",
+        "pick-place-v3",
+        "button-press-topdown-v3",
+        "coffee-button-v3",
+        "dial-turn-v3",
+        "door-lock-v3",
+        "door-unlock-v3",
+        "handle-pull-v3",
+        "lever-pull-v3",
+        "plate-slide-v3",
+        "plate-slide-back-v3",
+        "sweep-into-v3",
+        "push-back-v3",
+        "peg-unplug-side-v3",
+    ),
+    "ire-rl": tuple(name for name in VARIANTS if name.endswith("-new")),
+    "ire-unseen": tuple(name for name in VARIANTS if name.endswith("-other")),
+}
+"""Lists of tasks by name. Those of iRe-VLA (Guo et al., arXiv 2501.16664) have its sizes: 25 tasks
+with demonstrations, 5 to practise on, 10 that are only evaluated."""

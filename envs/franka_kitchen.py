@@ -8,7 +8,9 @@ state is these observed positions. An element counts as done from the first step
 0.3 of its goal.
 
 Stock Franka Kitchen starts every episode alike. Here a seed also displaces the arm and the kettle,
-see :class:`Settings`; everything else stands where it always does.
+see :class:`Settings`; everything else stands where it always does. Only variants change that: five
+tasks in which one element has another colour and stands elsewhere, told and scored like the one
+that they are variants of.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_rl.envs import _kitchen_variants as table
 from vla_rl.envs import _render
 from vla_rl.envs._render import (
     AnyView,
@@ -34,6 +37,7 @@ from vla_rl.envs._render import (
     check_image,
     choose_gl,
 )
+from vla_rl.envs._variants import Variant, model_of
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import (
@@ -77,6 +81,15 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     ),
 }
 """Elements to be done in one episode; the first two are those of the D4RL data sets."""
+
+VARIANTS: dict[str, str] = {name: variant.base for name, variant in table.VARIANTS.items()}
+SPLITS: dict[str, tuple[str, ...]] = {
+    "all": (*ELEMENTS, *SEQUENCES),
+    "ire-expert": ("bottom-burner", "light-switch", "microwave", "slide-cabinet", "hinge-cabinet"),
+    "ire-rl": ("slide-cabinet-red", "hinge-cabinet-red"),
+    "ire-unseen": ("slide-cabinet-yellow", "hinge-cabinet-yellow", "microwave-yellow"),
+}
+"""Lists of tasks by name; those of iRe-VLA are after Guo et al., arXiv 2501.16664."""
 
 BUCKETS = {"elements": tuple(ELEMENTS), "sequences": tuple(SEQUENCES)}
 PROTOCOLS: dict[str, EvalProtocol] = {
@@ -127,13 +140,16 @@ class Settings:
 
 
 def tasks() -> tuple[Task, ...]:
-    """The seven elements and the sequences, with the benchmark's own time limit."""
+    """The seven elements, the sequences and the variants, with the benchmark's own time limit."""
     single = [Task("franka_kitchen", name, say, MAX_STEPS) for name, say in ELEMENTS.items()]
+    varied = [
+        Task("franka_kitchen", name, ELEMENTS[base], MAX_STEPS) for name, base in VARIANTS.items()
+    ]
     joint = [
         Task("franka_kitchen", name, _sentence(parts), MAX_STEPS, subgoals=parts)
         for name, parts in SEQUENCES.items()
     ]
-    return (*single, *joint)
+    return (*single, *joint, *varied)
 
 
 def _sentence(parts: tuple[str, ...]) -> str:
@@ -229,7 +245,8 @@ class FrankaKitchen(SimEnv):
     """One task of the suite; made by :func:`make`.
 
     Attributes:
-        model: The simulated model, which all environments of a process share.
+        model: The simulated model, which all environments of a process share; variants have one
+            each.
         done: Bit i is set once element i of the task has been completed in this episode.
         steps: Steps taken in this episode.
     """
@@ -245,7 +262,7 @@ class FrankaKitchen(SimEnv):
             choose_gl()
         import mujoco
 
-        self._mujoco, self._stock = mujoco, _stock()
+        self._mujoco, self._stock = mujoco, _stock(table.VARIANTS.get(task.id))
         self.task, self.settings = task, settings
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (9,), np.float32)
         self.observation_space = cast(Any, self.observation_space_for(self.spaces))
@@ -376,11 +393,13 @@ class FrankaKitchen(SimEnv):
 
 
 def _elements(task: Task) -> tuple[str, ...]:
-    if task.id in ELEMENTS:
-        return (task.id,)
-    if task.id not in SEQUENCES:
-        raise ValueError(unknown("Franka Kitchen task", task.id, [*ELEMENTS, *SEQUENCES]))
-    return SEQUENCES[task.id]
+    name = VARIANTS.get(task.id, task.id)
+    if name in ELEMENTS:
+        return (name,)
+    if name not in SEQUENCES:
+        every = [*ELEMENTS, *SEQUENCES, *VARIANTS]
+        raise ValueError(unknown("Franka Kitchen task", task.id, every))
+    return SEQUENCES[name]
 
 
 @dataclass(frozen=True)
@@ -389,6 +408,7 @@ class _Stock:
 
     Attributes:
         model: Its MuJoCo model, never changed.
+        path: The XML file of the model.
         qpos: ``[30]`` its start.
         low: ``[9]`` lowest position that each actuator may be sent to.
         high: ``[9]`` highest position that each actuator may be sent to.
@@ -401,6 +421,7 @@ class _Stock:
     """
 
     model: Any
+    path: str
     qpos: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -431,8 +452,14 @@ class _Stock:
 
 
 @cache
-def _stock() -> _Stock:
-    """Load ``FrankaKitchen-v1`` (half a second) for all environments of this process."""
+def _stock(variant: Variant | None) -> _Stock:
+    """Load ``FrankaKitchen-v1`` (half a second) for all environments of this process.
+
+    A variant differs in the model only: goals are positions of joints, which move with their body.
+    """
+    if variant is not None:
+        unchanged = _stock(None)
+        return replace(unchanged, model=model_of(variant, unchanged.path))
     # Importing the package prints a remark about hands that are not used here.
     with contextlib.redirect_stderr(io.StringIO()):
         from gymnasium_robotics.envs.franka_kitchen import kitchen_env
@@ -447,6 +474,7 @@ def _stock() -> _Stock:
     }
     return _Stock(
         model=kitchen.model,
+        path=robot.fullpath,
         qpos=robot.init_qpos,
         low=robot.robot_pos_bound[:9, 0],
         high=robot.robot_pos_bound[:9, 1],

@@ -1,4 +1,7 @@
-"""Meta-World v3: fifty tabletop tasks of a Sawyer arm, seen through cameras.
+"""Meta-World v3: fifty tabletop tasks of a Sawyer arm, and variants of ten, seen through cameras.
+
+A variant is a change of the simulated model: the thing has other colours, more to its shape, and
+stands elsewhere. It is told, scored and solved by the script as the task that it is a variant of.
 
 The action is a hand displacement of up to 1 cm per axis and step, and a gripper effort. The state
 is the hand's position in metres and the opening of the gripper in [0, 1]. Everything about a start
@@ -38,6 +41,8 @@ MAX_STEPS = 500
 """Meta-World's own time limit, and the longest that a task may ask for."""
 
 BUCKETS = table.BUCKETS
+SPLITS = table.SPLITS
+VARIANTS: dict[str, str] = {name: variant.base for name, variant in table.VARIANTS.items()}
 PROTOCOLS: dict[str, EvalProtocol] = {
     "metaworld-official": EvalProtocol("metaworld-official", episodes_per_task=50, max_steps=500),
     "metaworld-vla": EvalProtocol(
@@ -77,10 +82,11 @@ class Settings:
 
 
 def tasks() -> tuple[Task, ...]:
-    """The fifty tasks with Meta-World's own time limit."""
+    """The fifty tasks, then the variants, with Meta-World's own time limit."""
+    own = table.INSTRUCTIONS
+    said = own | {name: own[base] for name, base in VARIANTS.items()}
     return tuple(
-        Task("metaworld", task_id, instruction, MAX_STEPS)
-        for task_id, instruction in table.INSTRUCTIONS.items()
+        Task("metaworld", task_id, instruction, MAX_STEPS) for task_id, instruction in said.items()
     )
 
 
@@ -128,13 +134,15 @@ def make(task: Task, settings: Settings) -> MetaWorld:
 def expert(task: Task) -> Expert:
     """Meta-World's scripted policy for the task; most solve nearly every start in 200 steps.
 
+    A variant has that of its base.
+
     Raises:
         ValueError: If the task is unknown.
     """
     _check_task(task)
     from metaworld.policies import ENV_POLICY_MAP
 
-    scripted: Any = ENV_POLICY_MAP[task.id]()  # type: ignore[abstract]
+    scripted: Any = ENV_POLICY_MAP[_base(task)]()  # type: ignore[abstract]
 
     def act(env: SimEnv) -> Floats:
         with warnings.catch_warnings():
@@ -192,8 +200,9 @@ class MetaWorld(SimEnv):
         self.task, self.settings = task, settings
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = cast(Any, self.observation_space_for(self.spaces))
-        self._sawyer: FastSawyer = make_sawyer(task.id)
-        self._remaining_of: Callable[[Any, Any], float] | None = table.REMAINING.get(task.id)
+        base = _base(task)
+        self._sawyer: FastSawyer = make_sawyer(base, table.VARIANTS.get(task.id))
+        self._remaining_of: Callable[[Any, Any], float] | None = table.REMAINING.get(base)
         self._state_kind = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
         self._state_size = mujoco.mj_stateSize(self._sawyer.model, self._state_kind)
         self._initial_remaining = math.inf
@@ -319,9 +328,14 @@ class MetaWorld(SimEnv):
         return min(max(1.0 - self._remaining(info) / self._initial_remaining, 0.0), 0.99)
 
 
+def _base(task: Task) -> str:
+    """Meta-World's name of a task or of what it is a variant of."""
+    return VARIANTS.get(task.id, task.id)
+
+
 def _check_task(task: Task) -> None:
-    if task.id not in table.INSTRUCTIONS:
-        raise ValueError(unknown("Meta-World task", task.id, table.INSTRUCTIONS))
+    if _base(task) not in table.INSTRUCTIONS:
+        raise ValueError(unknown("Meta-World task", task.id, [*table.INSTRUCTIONS, *VARIANTS]))
     if not 1 <= task.max_steps <= MAX_STEPS:
         raise ValueError(f"max_steps {task.max_steps} of {task.id!r} is outside 1..{MAX_STEPS}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.user_code import broken_reach
+from tests.user_code import broken_reach, dim_reach
 from vla_rl import cli
 from vla_rl.contract import CHECKS, SUITE_CHECKS, TASK_CHECKS, Subject, examine
 from vla_rl.contract_case import Finding
@@ -17,6 +17,7 @@ from vla_rl.sim import Outcome
 
 SOUND = Subject("point_reach")
 NAME = "tests.user_code.broken_reach"
+DIM = "tests.user_code.dim_reach"
 
 
 def test_every_check_is_run_on_a_sound_suite_and_finds_nothing():
@@ -231,6 +232,37 @@ def test_a_bucket_of_unknown_tasks_is_found(monkeypatch):
     monkeypatch.setattr(broken_reach, "BUCKETS", {"easy": ("rad",)}, raising=False)
     with pytest.raises(AssertionError, match="bucket 'easy' names rad"):
         with_fault("Sound").must_pass("tasks")
+
+
+def test_variants_and_splits_are_no_fault():
+    found = list(examine(Subject(DIM, tasks=("dim",), seeds=3)))
+    assert [each for _, each in found if not each.ok or each.advice] == []
+    assert {where for where, _ in found} == {"", "red-dim", "blue-dim"}
+    (said,) = [each.found for _, each in found if each.name == "tasks"]
+    assert said == "3, each with an instruction of its own, and 2 variants"
+    assert [task.id for task in Subject(DIM, limit=9).chosen()] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("VARIANTS", {"red-dim": "red"}, "blue, blue-dim share the instruction"),
+        ("VARIANTS", {"red-dim": "rad", "blue-dim": "blue"}, "VARIANTS names rad"),
+        ("VARIANTS", {"dim": "red", "red-dim": "red", "blue-dim": "blue"}, "VARIANTS names dim"),
+        ("VARIANTS", {"red-dim": "red", "blue-dim": "red-dim"}, "red-dim, a variant itself"),
+        ("VARIANTS", {"red-dim": "red", "blue-dim": "green"}, "tell it what green is told"),
+        ("SPLITS", {"dim": ("red-dim", "grey")}, "split 'dim' names grey"),
+        ("SPLITS", {"dim": ()}, "at least one task"),
+        ("SPLITS", {"dim": ("red", "green", "red")}, "each once"),
+        ("SPLITS", {"red": ("green",)}, "'red' names both a task and a split"),
+    ],
+)
+def test_bad_variants_and_splits_are_found(name, value, words, monkeypatch):
+    every = dim_reach.tasks()
+    monkeypatch.setattr(dim_reach, "tasks", lambda: every)
+    monkeypatch.setattr(dim_reach, name, value)
+    with pytest.raises(AssertionError, match=words):
+        Subject(DIM).must_pass("tasks")
 
 
 def test_noise_at_exit_is_remarked(tmp_path, monkeypatch):

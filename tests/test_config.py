@@ -33,6 +33,48 @@ def test_horizons_are_one_for_all_or_one_for_each():
         World("point_reach", tasks, max_steps=(1, 2, 3)).resolved()
 
 
+DIM = "tests.user_code.dim_reach"
+
+
+@pytest.mark.parametrize(
+    ("named", "ids"),
+    [
+        (("all",), ("red", "green", "blue")),
+        (("dim",), ("red-dim", "blue-dim")),
+        (("blue", "dim", "one"), ("blue", "red-dim", "blue-dim", "green")),
+    ],
+)
+def test_a_split_stands_for_its_tasks_in_its_place(named, ids):
+    world = World(DIM, named, None)
+    assert world.task_ids() == tuple(task.id for task in world.resolved()) == ids
+
+
+def test_all_is_every_task_of_a_suite_without_splits():
+    assert World("point_reach", ("all",), None).task_ids() == ("red", "green", "blue")
+
+
+def test_horizons_may_be_one_for_each_task_of_a_split():
+    tasks = World(DIM, ("dim", "green"), (5, 6, 7)).resolved()
+    assert [(t.id, t.max_steps) for t in tasks] == [("red-dim", 5), ("blue-dim", 6), ("green", 7)]
+    with pytest.raises(ValueError, match="one for each of 3 tasks"):
+        World(DIM, ("dim", "green"), (5, 6)).resolved()
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        (("dimm",), "unknown task 'dimm'; did you mean 'dim'"),
+        (("red-dimm",), "did you mean 'red-dim'"),
+        (("dim", "blue-dim"), "twice in .'dim', 'blue-dim'.: blue-dim"),
+        (("dim", "dim"), "twice in .*: red-dim, blue-dim"),
+        ((), "no task was named"),
+    ],
+)
+def test_bad_names_are_refused_with_the_near_tasks_and_splits(named, words):
+    with pytest.raises(ValueError, match=words):
+        World(DIM, named, None).resolved()
+
+
 def test_an_instruction_may_replace_the_suites_where_one_task_is_chosen():
     (task,) = World("point_reach", ("red",), None, instruction="touch the ruby").resolved()
     assert (task.id, task.instruction) == ("red", "touch the ruby")
@@ -127,6 +169,19 @@ def test_named_tasks_keep_their_horizons(tasks, horizons):
     assert parse(Train, [*options, "--seed", "1"], "train").world.max_steps == horizons
     given = parse(Train, [*options, "--max-steps", "50"], "train").world
     assert given.max_steps == (50,)
+
+
+def test_tasks_of_a_saved_split_keep_their_horizons(tmp_path):
+    write_world(World(DIM, ("dim", "green"), (5, 6, 7)), tmp_path)
+    policy = ["--policy", str(tmp_path)]
+
+    def horizons(*tasks):
+        return parse(Evaluate, [*policy, *(("--tasks", *tasks) if tasks else ())], "eval").world
+
+    assert horizons().max_steps == (5, 6, 7)
+    assert horizons("one", "red-dim").max_steps == (7, 5)
+    assert horizons("green", "dim").max_steps == (7, 5, 6)
+    assert horizons("all").max_steps is None  # red has no horizon in this world
 
 
 @pytest.mark.parametrize("network", ["vla", "tiny"])

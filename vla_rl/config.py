@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,8 @@ class World:
     """Suite of tasks: a name that `vla-rl list envs` shows, `gym:ID` for any Gymnasium environment,
     or a dotted path to a module."""
     tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
-    """Tasks of the suite; `all` stands for every one."""
+    """Tasks of the suite, and names of its splits, which stand for several; `vla-rl list tasks`
+    shows both. `all` is a split of every suite."""
     max_steps: tuple[int, ...] | None = (100, 90, 90)
     """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
     env: Any = None
@@ -45,15 +47,28 @@ class World:
                 instruction that is empty or stands for several tasks.
         """
         every = {task.id: task for task in plugins.load("envs", self.suite).tasks()}
-        names = tuple(every) if self.tasks == ("all",) else self.tasks
-        if not names:
+        ids = self.task_ids()
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"a task is named twice in {list(self.tasks)}: {_repeated(ids)}")
+        return self._instructed(self._timed([every[task_id] for task_id in ids]))
+
+    def task_ids(self) -> tuple[str, ...]:
+        """Ids of the tasks in order, each split's in the place of its name.
+
+        Raises:
+            ValueError: For an unknown suite, or a name that is neither a task's nor a split's.
+        """
+        if not self.tasks:
             raise ValueError("no task was named; see `vla-rl list tasks`")
-        for name in names:
-            if name not in every:
-                raise ValueError(plugins.unknown("task", name, every))
-        if len(set(names)) != len(names):
-            raise ValueError(f"a task is named twice in {list(names)}")
-        return self._instructed(self._timed([every[name] for name in names]))
+        module = plugins.load("envs", self.suite)
+        every = tuple(task.id for task in module.tasks())
+        splits = {"all": every} | vars(module).get("SPLITS", {})
+        ids = tuple(task_id for name in self.tasks for task_id in splits.get(name, (name,)))
+        for task_id in ids:
+            if task_id not in every:
+                # Splits first: of many names only the first are shown.
+                raise ValueError(plugins.unknown("task", task_id, [*splits, *every]))
+        return ids
 
     def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
         """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
@@ -94,6 +109,10 @@ class World:
     def settings(self) -> Any:
         """The suite's settings, default ones if none were given."""
         return self.env if self.env is not None else plugins.load("envs", self.suite).Settings()
+
+
+def _repeated(ids: tuple[str, ...]) -> str:
+    return ", ".join(task_id for task_id, count in Counter(ids).items() if count > 1)
 
 
 def specialise(base: type[T], **changes: tuple[Any, Any]) -> type[T]:

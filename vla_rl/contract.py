@@ -19,7 +19,7 @@ import pickle
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +32,10 @@ from vla_rl.types import Check, EpisodeSpec, Spaces, Task
 
 MOST_SUBGOALS = 62
 """``Outcome.completed`` has one bit for each, in a signed integer of 64."""
-OPTIONAL_NAMES = ("expert", "BUCKETS", "PROTOCOLS", "prepare", "filmed", "diagnose", "dense_reward")
+OPTIONAL_NAMES = (
+    *("expert", "BUCKETS", "SPLITS", "VARIANTS", "PROTOCOLS"),
+    *("prepare", "filmed", "diagnose", "dense_reward"),
+)
 PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
 
 
@@ -43,7 +46,7 @@ class Subject(World):
     Attributes:
         seeds: Number of starts of each task to look at.
         limit: Most tasks to make environments of where ``tasks`` is ``("all",)``: the first of each
-            bucket, then the others.
+            bucket, then the others of that split.
 
     Raises:
         ValueError: If ``seeds`` or ``limit`` is less than 1.
@@ -72,7 +75,7 @@ class Subject(World):
         """
         if self.tasks != ("all",):
             return self.resolved()
-        ids = [task.id for task in self.module.tasks()]
+        ids = self.task_ids()
         buckets = vars(self.module).get("BUCKETS", {})
         firsts = [members[0] for members in buckets.values() if members and members[0] in ids]
         spread = tuple(dict.fromkeys([*firsts, *ids]))[: self.limit]
@@ -180,18 +183,49 @@ def settings(subject: Subject) -> Finding:
 
 
 def tasks(subject: Subject) -> Finding:
-    """Tasks are well formed, and told apart by id and by instruction."""
-    every = subject.module.tasks()
+    """Tasks are well formed, and told apart by id and, but for variants, by instruction."""
+    every, defined = subject.module.tasks(), vars(subject.module)
     for task in every:
         _check_task(task, subject.suite)
     _check_unique("id", every, "give each task an id of its own")
-    _check_unique("instruction", every, "a policy sees only the sentence: say in it what differs")
-    ids = {task.id for task in every}
-    for bucket, members in vars(subject.module).get("BUCKETS", {}).items():
-        strangers = ", ".join(name for name in members if name not in ids)
-        if strangers:
-            raise Broken(f"bucket {bucket!r} names {strangers}", "use the ids that tasks() gives")
-    return Finding(f"{len(every)}, each with an instruction of its own")
+    variants = defined.get("VARIANTS", {})
+    own = [task for task in every if task.id not in variants]
+    _check_unique("instruction", own, "a policy sees only the sentence: say in it what differs")
+    _check_variants(variants, {task.id: task for task in every})
+    _check_lists(defined.get("BUCKETS", {}), defined.get("SPLITS", {}), {task.id for task in every})
+    also = f", and {len(variants)} variants" if variants else ""
+    return Finding(f"{len(own)}, each with an instruction of its own{also}")
+
+
+def _check_variants(variants: Mapping[str, str], every: Mapping[str, Task]) -> None:
+    for name, base in variants.items():
+        for used in (name, base):
+            if used not in every:
+                raise Broken(f"VARIANTS names {used}", "use the ids that tasks() gives")
+        if base in variants:
+            raise Broken(
+                f"{name} is a variant of {base}, a variant itself", f"name {variants[base]}"
+            )
+        if every[name].instruction != every[base].instruction:
+            raise Broken(
+                f"variant {name} is told {every[name].instruction!r}",
+                f"tell it what {base} is told, or leave it out of VARIANTS",
+            )
+
+
+def _check_lists(
+    buckets: Mapping[str, Sequence[str]], splits: Mapping[str, Sequence[str]], ids: set[str]
+) -> None:
+    for what, lists in (("bucket", buckets), ("split", splits)):
+        for name, members in lists.items():
+            strangers = ", ".join(task_id for task_id in members if task_id not in ids)
+            if strangers:
+                raise Broken(f"{what} {name!r} names {strangers}", "use the ids that tasks() gives")
+    for name, members in splits.items():
+        if not members or len(set(members)) < len(members):
+            raise Broken(f"split {name!r} is {members}", "name at least one task, and each once")
+        if name in ids:
+            raise Broken(f"{name!r} names both a task and a split", "--tasks could mean either")
 
 
 def _check_unique(name: str, every: Sequence[Task], advice: str) -> None:

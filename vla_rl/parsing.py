@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -124,8 +124,9 @@ def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
         return world.max_steps
     following = options[options.index("--tasks") + 1 :]
     named = list(itertools.takewhile(lambda word: not word.startswith("--"), following))
-    known = dict(zip(world.tasks, world.max_steps, strict=True))
-    return tuple(known[task] for task in named) if known.keys() >= set(named) else None
+    known = {task.id: task.max_steps for task in world.resolved()}
+    wanted = replace(world, tasks=tuple(named)).task_ids()
+    return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None
 
 
 def _default(field: Field[Any]) -> Any:

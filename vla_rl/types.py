@@ -367,16 +367,18 @@ class Suite(Protocol):
     """A module in ``envs/`` (or a user's own): what it must define.
 
     ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
-    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``PROTOCOLS``,
-    :class:`EvalProtocol` by name; ``prepare(settings) -> str``, called once before any worker
-    starts, which finds what draws the images, says so and raises ``RuntimeError`` with advice where
-    there is nothing; ``filmed(settings)``, settings for videos; ``diagnose()``, a list of
-    :class:`Check`; ``dense_reward(trajectory)``, its own reward scaled so that the best episode is
-    worth about 1.
+    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``SPLITS``, tuples of
+    task ids by a name that stands for them in ``--tasks`` (``"all"`` is every task unless it is one
+    of them); ``VARIANTS``, for each task that asks for the skill of another one on a thing of other
+    looks or in another place, the id of that other task; ``PROTOCOLS``, :class:`EvalProtocol` by
+    name; ``prepare(settings) -> str``, called once before any worker starts, which finds what draws
+    the images, says so and raises ``RuntimeError`` with advice where there is nothing;
+    ``filmed(settings)``, settings for videos; ``diagnose()``, a list of :class:`Check`;
+    ``dense_reward(trajectory)``, its own reward scaled so that the best episode is worth about 1.
     """
 
     def tasks(self) -> tuple[Task, ...]:
-        """Every task of the suite; instructions are unique."""
+        """Every task of the suite; instructions are unique, but a variant has its base's."""
 
     def spaces(self, settings: Any) -> Spaces:
         """What a policy of this suite sees and does, without making an environment."""

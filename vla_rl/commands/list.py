@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Literal
 
 import tyro
@@ -40,12 +42,8 @@ class Command:
                 )
             console.print(table)
         if self.kind in ("all", "tasks"):
-            table = _table(f"tasks of {self.suite}", "id", "instruction", "difficulty")
-            buckets = vars(suite).get("BUCKETS", {})
-            for task in suite.tasks():
-                bucket = next((name for name, ids in buckets.items() if task.id in ids), "")
-                table.add_row(task.id, task.instruction, bucket)
-            console.print(table)
+            for table in _tasks(suite, self.suite):
+                console.print(table)
         return 0
 
 
@@ -55,6 +53,24 @@ def _plugins(kind: str) -> Table:
         first = (plugins.load(kind, name).__doc__ or "").strip().splitlines()[0]
         table.add_row(name, first)
     return table
+
+
+def _tasks(suite: ModuleType, name: str) -> Iterator[Table]:
+    """The tasks, and the splits where the suite has any."""
+    names = vars(suite)
+    buckets, variants = names.get("BUCKETS", {}), names.get("VARIANTS", {})
+    columns = ("id", "instruction", "difficulty", *(("variant of",) if variants else ()))
+    table = _table(f"tasks of {name}", *columns)
+    for task in suite.tasks():
+        bucket = next((title for title, ids in buckets.items() if task.id in ids), "")
+        row = (task.id, task.instruction, bucket, variants.get(task.id, ""))
+        table.add_row(*row[: len(columns)])
+    yield table
+    if "SPLITS" in names:
+        table = _table(f"splits of {name}", "name", "number", "tasks")
+        for title, ids in suite.SPLITS.items():
+            table.add_row(title, str(len(ids)), " ".join(ids))
+        yield table
 
 
 def _table(title: str, *columns: str) -> Table:
