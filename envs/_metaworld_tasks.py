@@ -208,8 +208,8 @@ VARIANTS: dict[str, Variant] = {
         base="door-open-v3",
         colours={"dl_metal2": _YELLOW, "dl_metal": _RED},
         parts=(
-            Part("doorlockB", "cylinder", (0.06, 0.2), (0.0, 0.02, 0.2), _RED, ALONG_X),
-            Part("door_link", "box", (0.09, 0.006, 0.08), (0.13, -0.016, 0.0), _WHITE),
+            Part("doorlockB", "cylinder", (0.02, 0.1), (0.0, 0.02, 0.17), _RED, ALONG_X),
+            Part("door_link", "box", (0.03, 0.006, 0.03), (0.1, -0.016, 0.07), _WHITE),
         ),
         shift=(0.05, -0.04, 0.0),
     ),
@@ -217,9 +217,9 @@ VARIANTS: dict[str, Variant] = {
         base="window-open-v3",
         colours={"window_red": _TEAL, "window_white": _YELLOW},
         parts=(
-            Part("window", "box", (0.03, 0.05, 0.2), (-0.25, 0.0, 0.0), _TEAL),
-            Part("window", "box", (0.03, 0.05, 0.2), (0.25, 0.0, 0.0), _TEAL),
-            Part("window", "box", (0.28, 0.05, 0.02), (0.0, 0.0, 0.215), _YELLOW),
+            Part("window", "box", (0.012, 0.03, 0.18), (-0.24, 0.0, 0.0), _TEAL),
+            Part("window", "box", (0.012, 0.03, 0.18), (0.24, 0.0, 0.0), _TEAL),
+            Part("window", "box", (0.1, 0.03, 0.01), (0.0, 0.0, 0.2), _YELLOW),
         ),
         shift=(0.05, 0.03, 0.0),
     ),
@@ -263,7 +263,7 @@ VARIANTS: dict[str, Variant] = {
     "window-open-other": Variant(
         base="window-open-v3",
         colours={"window_red": _WHITE, "window_white": _RED},
-        parts=(Part("window", "cylinder", (0.035, 0.24), (0.0, 0.02, 0.215), _RED, ALONG_X),),
+        parts=(Part("window", "cylinder", (0.018, 0.15), (0.0, 0.02, 0.2), _RED, ALONG_X),),
         shift=(-0.05, -0.03, 0.0),
     ),
     "window-close-other": Variant(

@@ -370,5 +370,7 @@ def test_overview_lists_every_command(capsys):
     assert vla_rl("--help") == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in cli.COMMANDS)
-    on_disk = {p.stem.replace("_", "-") for p in (Path(cli.__file__).parent / "commands").glob("[a-z]*.py")}
+    on_disk = {
+        p.stem.replace("_", "-") for p in (Path(cli.__file__).parent / "commands").glob("[a-z]*.py")
+    }
     assert on_disk == set(cli.COMMANDS)

@@ -1,0 +1,233 @@
+"""iRe-VLA and its baselines: success on expert, RL and unseen tasks, as in the paper's tables.
+
+Every seed has its own demonstrations of the expert tasks, from which one policy is cloned (stage
+0). It is then improved on the RL tasks, which have no demonstrations, one after the other; unseen
+tasks are only evaluated. Success is measured after the last RL task, on starts never trained on.
+
+    python -m benchmarks.ire_vla [--size metaworld] [--seeds 3] [--at-once 1] [--out runs/ire_vla]
+
+``metaworld`` and ``kitchen`` are what two cores can do; the ``-full`` sizes are the paper's splits,
+for a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks._cost import run
+from benchmarks._record import write
+from vla_rl.config import World
+from vla_rl.statistics import EvalResult, mean_interval
+from vla_rl.workers import cores
+
+GROUPS = ("expert", "rl", "unseen")
+ARMS: dict[str, tuple[str, ...]] = {
+    "ppo_replay": ("--method", "ppo_replay"),
+    "freeze": ("--method", "freeze"),
+    "ire_vla": ("--method", "ire_vla"),
+    "ire_vla, greedy successes": ("--method", "ire_vla", "--own-actions", "greedy"),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Tasks and budgets.
+
+    Attributes:
+        suite: Suite.
+        expert: Tasks or splits with demonstrations.
+        rl: Those to practise on.
+        unseen: Those that are only evaluated.
+        demos: Demonstrations of each expert task.
+        horizon: Environment steps of an episode.
+        network: Options of the network.
+        sft: Options of stage 0 besides the shared ones.
+        consolidate: Options of stage 2 besides the shared ones.
+        practice: Options of stage 1.
+        imitation: Options of both supervised stages.
+    """
+
+    suite: str
+    expert: tuple[str, ...]
+    rl: tuple[str, ...]
+    unseen: tuple[str, ...]
+    demos: int
+    horizon: int
+    sft: tuple[str, ...]
+    consolidate: tuple[str, ...]
+    practice: tuple[str, ...]
+    imitation: tuple[str, ...]
+    network: tuple[str, ...] = ()
+
+
+_OFTEN = (
+    *("--algorithm", "ppo", "--learner.lr", "2e-4", "--algo.target-kl", "0.1"),
+    *("--train.episodes-per-iteration", "64", "--algo.critic-warmup", "2"),
+    *("--train.iterations", "100000", "--train.checkpoint-every", "20"),
+)
+_VLM = (
+    *("--net.vision", "vlm:HuggingFaceTB/SmolVLM-256M-Instruct", "--net.lora-rank", "32"),
+    *("--net.vision-size", "128", "--net.vision-layer", "16"),
+)
+SIZES = {
+    "metaworld": Size(
+        suite="metaworld",
+        expert=(
+            *("drawer-open-v3", "door-open-v3", "window-open-v3", "window-close-v3"),
+            "button-press-v3",
+        ),
+        rl=("drawer-open-new", "window-open-new", "button-press-new"),
+        unseen=(
+            *("drawer-open-other", "door-open-other", "window-open-other", "window-close-other"),
+            "button-press-other",
+        ),
+        demos=10,
+        horizon=150,
+        sft=("--sft.steps", "1000"),
+        consolidate=("--sft.steps", "400", "--sft.lr", "3e-4"),
+        practice=(*_OFTEN, "--train.env-steps", "160000"),
+        imitation=("--sft.colour-jitter", "0.5"),
+    ),
+    "metaworld-full": Size(
+        suite="metaworld",
+        expert=("ire-expert",),
+        rl=("ire-rl",),
+        unseen=("ire-unseen",),
+        demos=50,
+        horizon=200,
+        sft=("--sft.steps", "20000", "--sft.lr", "2e-4"),
+        consolidate=("--sft.steps", "4000", "--sft.lr", "1e-4"),
+        practice=(*_OFTEN, "--train.env-steps", "500000"),
+        imitation=("--sft.colour-jitter", "0.2"),
+        network=_VLM,
+    ),
+    "kitchen": Size(
+        suite="franka_kitchen",
+        expert=("ire-expert",),
+        rl=("slide-cabinet-red",),
+        unseen=("slide-cabinet-yellow",),
+        demos=20,
+        horizon=80,
+        sft=("--sft.steps", "1200"),
+        consolidate=("--sft.steps", "400", "--sft.lr", "3e-4"),
+        practice=(*_OFTEN, "--train.env-steps", "100000"),
+        imitation=("--sft.colour-jitter", "0.5"),
+        network=("--net.chunk", "5", "--net.std", "0.04"),
+    ),
+    "kitchen-full": Size(
+        suite="franka_kitchen",
+        expert=("ire-expert",),
+        rl=("ire-rl",),
+        unseen=("ire-unseen",),
+        demos=50,
+        horizon=80,
+        sft=("--sft.steps", "20000", "--sft.lr", "2e-4"),
+        consolidate=("--sft.steps", "4000", "--sft.lr", "1e-4"),
+        practice=(*_OFTEN, "--train.env-steps", "500000"),
+        imitation=("--sft.colour-jitter", "0.2"),
+        network=(*_VLM, "--net.chunk", "5", "--net.std", "0.04"),
+    ),
+}
+
+
+def clone(folder: Path, size: Size, seed: int, workers: int) -> Path:
+    """Demonstrations of a seed in ``folder/demos`` and the policy cloned from them, stage 0."""
+    demos, sft = folder / "demos", folder / "sft"
+    first = ("--episodes", str(size.demos), "--first", str(100 * seed))
+    crew = ("--rollout.workers", str(workers))
+    tasks = ("--suite", size.suite, "--tasks", *size.expert)
+    run(folder / "demos_cost.json", "record", *tasks, *first, *crew, "--out", demos)
+    learn = ("--max-steps", str(size.horizon), "--seed", str(seed), "--demos", demos)
+    how = (*size.network, *size.imitation, *size.sft)
+    run(folder / "sft_cost.json", "sft", *learn, *how, "--out", sft)
+    return sft / "policy"
+
+
+def improved(folder: Path, size: Size, arm: str, seed: int, workers: int) -> Path:
+    """The policy of an arm after its last RL task."""
+    out = folder / arm.replace(", ", "_").replace(" ", "_")
+    start = ("--policy", folder / "sft" / "policy", "--demos", folder / "demos")
+    world = ("--tasks", *size.rl, "--max-steps", str(size.horizon), "--seed", str(seed))
+    how = (*size.practice, *size.imitation, *size.consolidate, *ARMS[arm])
+    resume = ("--resume",) if (out / "config.json").exists() else ()
+    words = (*start, *world, *how, "--rollout.workers", str(workers), "--out", out, *resume)
+    run(out.with_name(f"{out.name}_cost.json"), "ire-vla", *words)
+    return out / "policy"
+
+
+def evaluated(policy: Path, size: Size, episodes: int, workers: int) -> EvalResult:
+    """Success on all tasks."""
+    out = policy.parent / "eval.json"
+    tasks = (*size.expert, *size.rl, *size.unseen)
+    words = ("--tasks", *tasks, "--max-steps", str(size.horizon), "--out", out)
+    count = ("--eval.episodes-per-task", str(episodes), "--rollout.workers", str(workers))
+    run(policy.parent / "eval_cost.json", "eval", "--policy", policy, *words, *count)
+    return EvalResult.from_json(out.read_text())
+
+
+def rates(size: Size, result: EvalResult) -> dict[str, float]:
+    """Mean success over the tasks of each group, and every task."""
+    every = {task: found.rate.value for task, found in result.tasks.items()}
+    means = {}
+    for group in GROUPS:
+        ids = World(suite=size.suite, tasks=vars(size)[group], max_steps=None).task_ids()
+        means[group] = sum(every[task] for task in ids) / len(ids)
+    return {**means, **every}
+
+
+def gain(after: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
+    """Mean difference over seeds with its interval; each seed against its own clone."""
+    return list(mean_interval([a[name] - b[name] for a, b in zip(after, before, strict=True)]))
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="metaworld")
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--episodes", type=int, default=50, help="held-out starts of each task")
+    parser.add_argument("--at-once", type=int, default=1, help="runs at once, sharing the cores")
+    parser.add_argument("--out", type=Path, default=Path("runs/ire_vla"))
+    given = parser.parse_args()
+    size = SIZES[given.size]
+    workers = max(1, cores() // given.at_once)
+    folders = [given.out / given.size / f"seed{seed}" for seed in range(given.seeds)]
+
+    def measured(job: tuple[int, str]) -> dict[str, float]:
+        seed, arm = job
+        policy = folders[seed] / "sft" / "policy"
+        if arm == "sft":
+            clone(folders[seed], size, seed, workers)
+        else:
+            policy = improved(folders[seed], size, arm, seed, workers)
+        found = rates(size, evaluated(policy, size, given.episodes, workers))
+        print(seed, arm, {group: round(found[group], 3) for group in GROUPS}, flush=True)
+        return found
+
+    found: dict[str, list[dict[str, float]]] = {}
+    with ThreadPoolExecutor(given.at_once) as pool:
+        found["sft"] = list(pool.map(measured, [(s, "sft") for s in range(given.seeds)]))
+        jobs = [(seed, arm) for seed in range(given.seeds) for arm in given.arms]
+        for (_, arm), result in zip(jobs, pool.map(measured, jobs), strict=True):
+            found.setdefault(arm, []).append(result)
+    means = {
+        arm: {name: list(mean_interval([seed[name] for seed in seeds])) for name in seeds[0]}
+        for arm, seeds in found.items()
+        if given.seeds > 1
+    }
+    gains = {
+        arm: {name: gain(seeds, found["sft"], name) for name in GROUPS}
+        for arm, seeds in found.items()
+        if given.seeds > 1 and arm != "sft"
+    }
+    settings = {"episodes": given.episodes, **asdict(size)}
+    result = {**settings, "arms": found, "over_seeds": means, "over_sft": gains}
+    print(write(f"ire_vla_{given.size}", result))
+
+
+if __name__ == "__main__":
+    main()
