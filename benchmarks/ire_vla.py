@@ -16,6 +16,7 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks._cost import run
 from benchmarks._record import write
@@ -149,11 +150,11 @@ def clone(folder: Path, size: Size, seed: int, workers: int) -> Path:
 def improved(folder: Path, size: Size, arm: str, seed: int, workers: int) -> Path:
     """The policy of an arm after its last RL task."""
     out = folder / arm.replace(", ", "_").replace(" ", "_")
-    start = ("--policy", folder / "sft" / "policy", "--demos", folder / "demos")
     world = ("--tasks", *size.rl, "--max-steps", str(size.horizon), "--seed", str(seed))
     how = (*size.practice, *size.imitation, *size.consolidate, *ARMS[arm])
     resume = ("--resume",) if (out / "config.json").exists() else ()
-    words = (*start, *world, *how, "--rollout.workers", str(workers), "--out", out, *resume)
+    words: list[str | Path] = ["--policy", folder / "sft" / "policy", "--demos", folder / "demos"]
+    words += [*world, *how, *resume, "--rollout.workers", str(workers), "--out", out]
     run(out.with_name(f"{out.name}_cost.json"), "ire-vla", *words)
     return out / "policy"
 
@@ -162,9 +163,9 @@ def evaluated(policy: Path, size: Size, episodes: int, workers: int) -> EvalResu
     """Success on all tasks."""
     out = policy.parent / "eval.json"
     tasks = (*size.expert, *size.rl, *size.unseen)
-    words = ("--tasks", *tasks, "--max-steps", str(size.horizon), "--out", out)
+    words = ("--tasks", *tasks, "--max-steps", str(size.horizon))
     count = ("--eval.episodes-per-task", str(episodes), "--rollout.workers", str(workers))
-    run(policy.parent / "eval_cost.json", "eval", "--policy", policy, *words, *count)
+    run(policy.parent / "eval_cost.json", "eval", "--policy", policy, "--out", out, *words, *count)
     return EvalResult.from_json(out.read_text())
 
 
@@ -224,8 +225,8 @@ def main() -> None:
         for arm, seeds in found.items()
         if given.seeds > 1 and arm != "sft"
     }
-    settings = {"episodes": given.episodes, **asdict(size)}
-    result = {**settings, "arms": found, "over_seeds": means, "over_sft": gains}
+    settings: dict[str, Any] = {"episodes": given.episodes, **asdict(size)}
+    result = settings | {"arms": found, "over_seeds": means, "over_sft": gains}
     print(write(f"ire_vla_{given.size}", result))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.simulation import SlotPool
-from vla_rl.types import Observation
+from vla_rl.types import EpisodeSpec, Observation
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,36 @@ def test_augmentation_shifts_each_image_as_a_whole():
         seen.add(places[0])
     assert len(seen) > 5
     np.testing.assert_array_equal(shifted.state, obs.state)
+
+
+def test_colour_jitter_changes_each_row_in_its_own_way_and_leaves_grey_grey():
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(60, 120, (6, 2, 4, 4, 1), dtype=np.uint8), 3, axis=-1)
+    changed = sft.recoloured(grey, 0.3, np.random.default_rng(1)).astype(int)
+    assert np.ptp(changed, axis=-1).max() <= 1  # rounding
+    brightness = changed.sum((1, 2, 3, 4)) / grey.sum((1, 2, 3, 4))
+    assert len(set(brightness.round(3))) == 6
+    assert ((brightness > 0.68) & (brightness < 1.32)).all()
+    red = np.zeros((6, 2, 4, 4, 3), np.uint8)
+    red[..., 0] = 100
+    first = sft.recoloured(red, 0.3, np.random.default_rng(1))
+    assert (first == first[:, :1, :1, :1]).all()  # one map for all pixels and views of a row
+    assert (first[..., 1:] > 0).any()  # it has taken on other colours
+    assert (first == sft.recoloured(red, 0.3, np.random.default_rng(1))).all()
+    assert (sft.recoloured(red, 0.0, rng) == red).all()
+
+
+def test_every_task_is_drawn_equally_often_though_a_variant_says_the_same():
+    pool = SlotPool("point_reach", point_reach.Settings())
+    red = point_reach.tasks()[0]
+    many = [pool.record(EpisodeSpec(red, seed)) for seed in range(9)]
+    other = pool.record(EpisodeSpec(red, 50))
+    other = replace(other, spec=EpisodeSpec(replace(red, id="red-new"), 50))
+    data = ChunkDataset([*many, other], chunk=2)
+    assert len(data.sentences) == 1
+    rows = data.sample(np.random.default_rng(0), 2000, balance_tasks=True).rows
+    share = float(np.mean(rows >= len(data) - len(other)))
+    assert 0.45 < share < 0.55
 
 
 def test_cloning_fits_and_depends_on_the_seed_only(data):

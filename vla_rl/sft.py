@@ -192,8 +192,9 @@ def recoloured(
     mix = np.eye(3) + size * (noise - noise.mean(axis=2, keepdims=True))
     mix *= np.maximum(1 + size * rng.uniform(-1, 1, (len(images), 1, 1)), 0)
     flat = images.reshape(len(images), -1, 3).astype(np.float32)
-    changed = flat @ mix.transpose(0, 2, 1).astype(np.float32)
-    return np.clip(changed, 0, 255).astype(np.uint8).reshape(images.shape)
+    changed = np.clip(flat @ mix.transpose(0, 2, 1).astype(np.float32), 0, 255)
+    made: NDArray[np.uint8] = changed.astype(np.uint8).reshape(images.shape)
+    return made
 
 
 def kept_features(policy: Policy, data: ChunkDataset, batch_size: int) -> Array:

@@ -32,7 +32,7 @@ class Task:
     Attributes:
         suite: Name of the suite that makes it (a module in ``envs/`` or a dotted path).
         id: Name of the task inside its suite, for instance ``"drawer-open-v3"``.
-        instruction: The sentence that the policy is given. Unique within a suite.
+        instruction: The sentence that the policy is given. Unique within a suite but for variants.
         max_steps: Horizon in environment steps; an episode that reaches it is *truncated*.
         subgoals: Names of the parts of a sequence, all of which must be done; empty for a task that
             is done or not.
