@@ -387,14 +387,14 @@ IRE_VLA_PAPER = {
     # arXiv 2501.16664, figure 5: Meta-World, success on expert, RL and unseen tasks.
     "metaworld": {
         "sft": (0.83, 0.41, 0.51),
-        "ppo_replay": (0.69, 0.35, 0.39),
+        "replay": (0.69, 0.35, 0.39),
         "freeze": (0.75, 0.79, 0.61),
         "ire_vla": (0.84, 0.89, 0.81),
     },
     # Table I: Kitchen, mean over its five expert tasks, then the red and the yellow slide door.
     "franka_kitchen": {
         "sft": (0.758, 0.46, 0.98),
-        "ppo_replay": (0.51, 0.30, 0.64),
+        "replay": (0.51, 0.30, 0.64),
         "ire_vla": (0.904, 0.99, 1.0),
     },
 }
@@ -417,8 +417,8 @@ def ire_vla(result: dict[str, Any]) -> str:
     note = (
         f"Expert: {', '.join(result['expert'])}; RL: {', '.join(result['rl'])}; unseen: "
         f"{', '.join(result['unseen'])}. {result['demos']} demonstrations of each expert task, "
-        f"horizon {result['horizon']}, {result['practice'][-1]} environment steps of PPO on each "
-        f"RL task; {result['episodes']} held-out starts of each task, {over}. {origin(result)}"
+        f"horizon {result['horizon']}, {result['practice'][-1]} environment steps of RL (LOOP where no other is named) on "
+        f"each RL task; {result['episodes']} held-out starts of each task, {over}. {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 

@@ -133,7 +133,7 @@ def test_only_solved_episodes_of_the_policy_are_kept(run):
         kept = DemoSet.open(folder / f"{number}_{task}" / "successes")
         played = read_metrics(folder / f"{number}_{task}" / "rl" / "metrics.jsonl")
         solved = [round(48 * row["train/success"]) for row in played]
-        expected = sum(min(4, count) for count in solved) if name != "ppo_replay" else 0
+        expected = sum(min(4, count) for count in solved) if name != "replay" else 0
         assert len(kept) == expected
         for demonstration in kept.load():
             assert demonstration.success

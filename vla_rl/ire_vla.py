@@ -55,7 +55,7 @@ class Method:
 METHODS = {
     "ire_vla": Method(vlm_in_rl=False, vlm_in_supervised=True, imitates_own=True),
     "freeze": Method(vlm_in_rl=False, vlm_in_supervised=False, imitates_own=True),
-    "ppo_replay": Method(vlm_in_rl=True, vlm_in_supervised=True, imitates_own=False),
+    "replay": Method(vlm_in_rl=True, vlm_in_supervised=True, imitates_own=False),
 }
 
 
@@ -64,8 +64,8 @@ class IReVLAConfig:
     """What the two stages do."""
 
     method: str = "ire_vla"
-    """`ire_vla`; `freeze` (the backbone stays frozen in stage 2 too); or `ppo_replay` (RL of the
-    whole policy, then the demonstrations alone), the paper's baselines."""
+    """`ire_vla`; or one of the paper's baselines: `freeze` (the backbone stays frozen in stage 2
+    too), `replay` (RL of the whole policy, then the demonstrations alone: PPO-Replay)."""
     own_actions: Literal["executed", "greedy"] = "executed"
     """Which solved episodes stage 2 imitates: those of stage 1 as they were `executed`, exploration
     noise included (the paper), or episodes that the policy plays without noise (`greedy`) on other

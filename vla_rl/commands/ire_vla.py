@@ -41,7 +41,7 @@ class Command:
     """The two stages."""
     algorithm: str = "ppo"
     """Algorithm of stage 1: a name that `vla-rl list algorithms` shows, or a dotted path."""
-    algo: Any = field(default_factory=PPO)
+    algo: Any = field(default_factory=lambda: PPO(critic_warmup=5))
     """Settings of the algorithm."""
     curriculum: str = "uniform"
     """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
