@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="metaworld")
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--episodes", type=int, default=40, help="held-out starts of each task")
+    parser.add_argument("--episodes", type=int, default=50, help="held-out starts of each task")
     parser.add_argument("--at-once", type=int, default=1, help="runs at once, sharing the cores")
     parser.add_argument("--out", type=Path, default=Path("runs/ire_vla"))
     given = parser.parse_args()
