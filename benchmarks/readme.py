@@ -418,7 +418,8 @@ def ire_vla(result: dict[str, Any]) -> str:
         f"Expert: {', '.join(result['expert'])}; RL: {', '.join(result['rl'])}; unseen: "
         f"{', '.join(result['unseen'])}. {result['demos']} demonstrations of each expert task, "
         f"horizon {result['horizon']}, {result['practice'][-1]} environment steps of RL (LOOP "
-        f"where no other is named) on each RL task; {result['episodes']} held-out starts of each task, {over}. {origin(result)}"
+        f"where no other is named) on each RL task; {result['episodes']} held-out starts of each "
+        f"task, {over}. {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
