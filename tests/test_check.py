@@ -236,7 +236,8 @@ def test_a_bucket_of_unknown_tasks_is_found(monkeypatch):
 
 def test_variants_and_splits_are_no_fault():
     found = list(examine(Subject(DIM, tasks=("dim",), seeds=3)))
-    assert [each for _, each in found if not each.ok or each.advice] == []
+    timed = "speed"  # may have advice on a machine with other work
+    assert [c for _, c in found if not c.ok or (c.advice and c.name != timed)] == []
     assert {where for where, _ in found} == {"", "red-dim", "blue-dim"}
     (said,) = [each.found for _, each in found if each.name == "tasks"]
     assert said == "3, each with an instruction of its own, and 2 variants"
