@@ -42,13 +42,13 @@ from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import (
     Check,
+    DenseReward,
     EvalProtocol,
     Expert,
     Floats,
     Observation,
     Spaces,
     Task,
-    Trajectory,
 )
 
 MAX_STEPS = 280
@@ -191,10 +191,9 @@ def diagnose() -> list[Check]:
     return _render.check_frames("franka_kitchen")
 
 
-def dense_reward(trajectory: Trajectory) -> Floats:
-    """``[T]`` float32: the share of the elements that were newly done in each decision."""
-    elements = max(len(trajectory.spec.task.subgoals), 1)
-    return (trajectory.env_reward / elements).astype(np.float32)
+def dense_reward(task: Task) -> DenseReward:
+    """The share of the elements that were newly done; each is paid once."""
+    return DenseReward(scale=1 / max(len(task.subgoals), 1), solved_step=0.0)
 
 
 def make(task: Task, settings: Settings) -> FrankaKitchen:

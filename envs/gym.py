@@ -46,6 +46,7 @@ def suite(parameter: str) -> ModuleType:
         make=functools.partial(_make, parameter),
         prepare=functools.partial(_prepare, parameter),
         filmed=functools.partial(_filmed, parameter),
+        success_ends=functools.partial(_success_ends, parameter),
     )
     return made
 
@@ -93,6 +94,12 @@ def _prepare(env_id: str, settings: Settings) -> str:
     if "mujoco" in views:
         return ": ".join(choose_gl())
     return "the environment" if views else "none"
+
+
+def _success_ends(env_id: str, settings: Settings) -> bool:
+    """Whether success ends an episode; it cannot where nothing counts as a success."""
+    plan = plan_of(env_id, settings)
+    return plan.success_ends and plan.success.source != "none"
 
 
 def _filmed(env_id: str, settings: Settings) -> Settings:

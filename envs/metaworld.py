@@ -32,7 +32,7 @@ from vla_rl.envs._render import (
 )
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import Check, EvalProtocol, Expert, Floats, Observation, Spaces, Task, Trajectory
+from vla_rl.types import Check, DenseReward, EvalProtocol, Expert, Floats, Observation, Spaces, Task
 
 if TYPE_CHECKING:
     from vla_rl.envs._metaworld_fast import FastSawyer
@@ -154,18 +154,9 @@ def expert(task: Task) -> Expert:
     return act
 
 
-def dense_reward(trajectory: Trajectory) -> Floats:
-    """``[T]`` float32: reward over (10 x horizon), paid on as if solved to the end.
-
-    Meta-World's reward (version 2) is 10 per step when solved. An episode ends at success; without
-    the last term, hovering next to the goal until the time limit would earn more than reaching it.
-    """
-    horizon = trajectory.spec.task.max_steps
-    out = trajectory.env_reward / (10.0 * horizon)
-    if trajectory.success:
-        out = out.copy()
-        out[-1] += (horizon - trajectory.steps) / horizon
-    return out.astype(np.float32)
+def dense_reward(task: Task) -> DenseReward:
+    """Meta-World's reward (version 2) is 10 for a step in which the task is solved."""
+    return DenseReward(scale=1 / (10 * task.max_steps), solved_step=10.0)
 
 
 class Snapshot(NamedTuple):

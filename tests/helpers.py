@@ -10,13 +10,15 @@ import torch
 from vla_rl.chunks import ChunkDataset
 from vla_rl.config import World
 from vla_rl.envs import point_reach
+from vla_rl.episode_end import EpisodeEnd, Reward, rewarded
 from vla_rl.policies import tiny
 from vla_rl.rewards import sparse
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
 from vla_rl.sft import Cloning, SFTConfig
 from vla_rl.simulation import SlotPool
-from vla_rl.types import Group, RolloutBatch, Timing, Trajectory, with_reward
+from vla_rl.types import Group, RolloutBatch, Timing, Trajectory
 
+SPARSE = [Reward(sparse.reward)]
 WORLD = World("point_reach", ("red", "green", "blue"), max_steps=(20,))
 
 
@@ -29,6 +31,11 @@ def make_policy(**settings) -> tiny.Policy:
     )
     policy.remember([task.instruction for task in point_reach.tasks()])
     return policy
+
+
+def fresh(algorithm):
+    """The state of a run on the stand-in suite before its first update."""
+    return algorithm.new_state(WORLD.resolved())
 
 
 def fit(policy, data: ChunkDataset, config: SFTConfig, seed: int = 0) -> list[float]:
@@ -44,7 +51,7 @@ def play_groups(policy, groups: int, size: int, use="train", **settings) -> list
     specs = [spec for spec in WORLD.specs(use, groups // 3) for _ in range(size)]
     simulation = LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
     played = play(policy, simulation, specs, range(len(specs)), PlaySettings(**settings), Timing())
-    scored = [with_reward(t, [sparse.reward]) for t in played]
+    scored = [rewarded(t, SPARSE, EpisodeEnd()) for t in played]
     return [scored[i : i + size] for i in range(0, len(scored), size)]
 
 

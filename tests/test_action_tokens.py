@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import transformers
 
 from tests import vlm_families
-from tests.helpers import packed
+from tests.helpers import fresh, packed
 from tests.test_vlm_families import MARKS
 from vla_rl import plugins
 from vla_rl.envs import point_reach
@@ -477,7 +477,9 @@ def test_algorithms_update_it(llava: Path, name: str):
     if algorithm.uses_reference:
         learner.reference = copy.deepcopy(policy).requires_grad_(False)
     before = [p.detach().clone() for p in policy.parameters()]
-    log = algorithm.update(learner, packed(policy, 3, 4), np.random.default_rng(0))
+    log = algorithm.update(
+        learner, packed(policy, 3, 4), fresh(algorithm), np.random.default_rng(0)
+    )
     assert all(np.isfinite(value) for value in log.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 

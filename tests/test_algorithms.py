@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import fake_returns, fit, make_policy, packed, play_groups
+from tests.helpers import SPARSE, fake_returns, fit, fresh, make_policy, packed, play_groups
 from vla_rl import functional as F
 from vla_rl import plugins
 from vla_rl.algorithms import gfpo, loop, ppo, reinforce_pp
@@ -22,11 +22,11 @@ from vla_rl.collector import Rollout
 from vla_rl.config import World
 from vla_rl.curricula import uniform
 from vla_rl.envs import point_reach
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.group_relative import GroupRelative
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policies import tiny
 from vla_rl.policy_gradient import PolicyGradient
-from vla_rl.rewards import sparse
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
 from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
@@ -74,7 +74,7 @@ def test_equal_rewards_give_no_policy_gradient(name):
     size = algorithm.group_size
     groups = [fake_returns(g, [1.0] * size) for g in play_groups(policy, 3, size)]
     before = weights(policy)
-    algorithm.update(learner, RolloutBatch.pack(groups), np.random.default_rng(0))
+    algorithm.update(learner, RolloutBatch.pack(groups), fresh(algorithm), np.random.default_rng(0))
     after = weights(policy)
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -85,7 +85,9 @@ def test_untrained_groups_stay_bit_equal_and_logs_are_finite(name):
     learner = learner_for(algorithm, policy)
     groups = policy.groups()
     before = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()}
-    log = algorithm.update(learner, batch_for(algorithm, policy), np.random.default_rng(0))
+    log = algorithm.update(
+        learner, batch_for(algorithm, policy), fresh(algorithm), np.random.default_rng(0)
+    )
     kept = {
         n: all(torch.equal(a, b) for a, b in zip(before[n], ps, strict=True))
         for n, ps in groups.items()
@@ -106,7 +108,9 @@ def test_the_reference_stays_what_it_was(name):
     if learner.reference is None:
         return
     before = weights(learner.reference)
-    algorithm.update(learner, batch_for(algorithm, policy), np.random.default_rng(0))
+    algorithm.update(
+        learner, batch_for(algorithm, policy), fresh(algorithm), np.random.default_rng(0)
+    )
     after = weights(learner.reference)
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -115,13 +119,15 @@ def test_the_reference_stays_what_it_was(name):
 def test_state_round_trips_as_json(name):
     settings = {"adaptive": True} if name == "gfpo" else {}
     algorithm, policy = made(name, **settings), make_policy()
+    state = fresh(algorithm)
     for _ in range(2):  # before and after an update
-        state = json.loads(json.dumps(algorithm.state_dict()))
-        other = made(name, **settings)
-        other.load_state_dict(state)
-        assert other.state_dict() == state
-        learner = learner_for(algorithm, policy)
-        algorithm.update(learner, batch_for(algorithm, policy), np.random.default_rng(0))
+        saved = json.loads(json.dumps(state.state_dict()))
+        other = fresh(algorithm)
+        other.load_state_dict(saved)
+        assert other.state_dict() == saved
+        learner, batch = learner_for(algorithm, policy), batch_for(algorithm, policy)
+        algorithm.observe([list(batch.episodes)], state)
+        algorithm.update(learner, batch, state, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -131,7 +137,7 @@ def test_the_update_is_a_function_of_its_arguments(name):
         algorithm, policy = made(name), make_policy()
         learner = learner_for(algorithm, policy)
         batch = batch_for(algorithm, policy)
-        algorithm.update(learner, batch, np.random.default_rng(7))
+        algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(7))
         results.append(weights(policy))
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
@@ -151,7 +157,8 @@ def test_loop_moves_towards_what_worked():
     batch = packed(policy)
     rows = np.argwhere(batch.valid)
     good = batch.chunk.logprob.sum(-1)[rows[:, 0], rows[:, 1]]
-    loop.Algorithm(group_size=4, target_kl=0.0).update(learner, batch, np.random.default_rng(0))
+    algorithm = loop.Algorithm(group_size=4, target_kl=0.0)
+    algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
     after = learner.evaluate(batch, rows).logprob.sum(-1).detach().numpy()
     worked = batch.reward.sum(1)[rows[:, 0]] > 0
     gain = after - good
@@ -177,7 +184,7 @@ def test_the_first_gradient_is_that_of_leave_one_out_reinforce():
     expected = torch.autograd.grad(loss, head, allow_unused=True)
     found = []
     learner.optimizer.register_step_pre_hook(lambda *_: found.append([p.grad for p in head]))
-    algorithm.update(learner, batch, np.random.default_rng(0))
+    algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
     assert len(found) == 1
     for gradient, wanted in zip(found[0], expected, strict=True):
         assert (gradient is None) == (wanted is None)
@@ -191,7 +198,7 @@ def test_every_level_and_aggregation_runs(level: F.RatioLevel, mode: F.Aggregati
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(), ("head",))
     algorithm = loop.Algorithm(group_size=4, importance_sampling_level=level, loss_agg_mode=mode)
-    log = algorithm.update(learner, packed(policy), np.random.default_rng(0))
+    log = algorithm.update(learner, packed(policy), fresh(algorithm), np.random.default_rng(0))
     assert log["actor/updates"] >= 1
 
 
@@ -251,7 +258,7 @@ SOLVED = tuple(s < 20 for s in STEPS)
 def credit_of(group, **settings):
     algorithm = gfpo.Algorithm(group_size=8, num_remains_in_group=4, **settings)
     batch = RolloutBatch.pack([group])
-    return algorithm.credit(batch, torch.from_numpy(batch.reward))
+    return algorithm.credit(batch, torch.from_numpy(batch.reward), fresh(algorithm))
 
 
 def test_gfpo_keeps_the_fastest_successes_and_some_failures():
@@ -297,17 +304,27 @@ def most_steps(trajectory):
 def test_gfpo_keeps_fewer_of_easy_starts():
     played = play_groups(make_policy(), 3, 8)
     algorithm = gfpo.Algorithm(group_size=8, adaptive=True, adaptive_sizes=(6, 5, 4, 2))
-    sizes = []
+    sizes, state = [], fresh(algorithm)
     for round_ in range(9):
         solved = [i < (round_ % 3) * 2 + 1 for i in range(8)]
         group = [replace_success(t, s) for t, s in zip(played[0], solved, strict=True)]
-        batch = RolloutBatch.pack([fake_returns(group, [float(s) for s in solved])])
-        credit = algorithm.credit(batch, torch.from_numpy(batch.reward))
+        group = fake_returns(group, [float(s) for s in solved])
+        algorithm.observe([group], state)
+        batch = RolloutBatch.pack([group])
+        credit = algorithm.credit(batch, torch.from_numpy(batch.reward), state)
         sizes.append(credit.log["gfpo/k"])
     assert sizes[:7] == [6] * 7  # too few to tell
     # 3 of 8 was the middle of what was seen, 5 of 8 the best: both tie with a quartile
     assert sizes[7:] == [4, 2]
-    assert algorithm.state_dict()["history"] == [1 / 8, 3 / 8, 5 / 8] * 3
+    assert state.history == [1 / 8, 3 / 8, 5 / 8] * 3
+
+
+def test_difficulty_is_measured_over_every_start_that_was_played():
+    group = play_groups(make_policy(), 3, 8)[0]
+    algorithm = gfpo.Algorithm(group_size=8, num_remains_in_group=4)
+    state = fresh(algorithm)
+    algorithm.observe([fake_returns(group, [1.0] * 8), fake_returns(group, [0.0] * 8)], state)
+    assert state.history == [1, 0]  # without contrast, so that nothing is learned from them
 
 
 # ---------------------------------------------------------------------------------- improvement
@@ -372,7 +389,8 @@ def test_every_algorithm_improves_a_weak_policy(name, weak_policy):
     learner = learner_for(algorithm, policy, lr=lr)
     starts = uniform.Curriculum(RED.resolved(), SEED)
     config = TrainConfig(iterations=iterations)
-    run = Loop(Here(), learner, algorithm, starts, [sparse.reward], config, SEED)  # type: ignore[arg-type]
+    end = EpisodeEnd(algorithm.discount)
+    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolved(), config, SEED)  # type: ignore[arg-type]
     for _ in range(iterations):
         run.step()
     before, after = success(weak_policy), success(policy)

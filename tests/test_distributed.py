@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from tests.helpers import WORLD, fake_returns, make_policy, play_groups
+from tests.helpers import WORLD, fake_returns, fresh, make_policy, play_groups
 from vla_rl import cli, stages
 from vla_rl.algorithms import dr_grpo, gfpo, grpo, gspo, ppo
 from vla_rl.collector import RolloutConfig
@@ -113,7 +113,9 @@ def updated(name, ranks):
     config = LearnerConfig(lr=3e-4, weight_decay=0.01)
     learner = Learner(policy, config, algorithm.trains, ranks=ranks)
     learner.reference = copy.deepcopy(policy)
-    metrics = algorithm.update(learner, batch_for(policy), np.random.default_rng(0))
+    metrics = algorithm.update(
+        learner, batch_for(policy), fresh(algorithm), np.random.default_rng(0)
+    )
     return SimpleNamespace(parameters=parameters(policy), metrics=metrics)
 
 

@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 
-from tests.helpers import fit
+from tests.helpers import SPARSE, fit
 from tests.test_algorithms import RED, Here, learner_for, made, success
 from vla_rl.chunks import ChunkDataset
 from vla_rl.curricula import uniform
 from vla_rl.envs import point_reach
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.policies import tiny
-from vla_rl.rewards import sparse
 from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.train import Loop, TrainConfig
@@ -66,7 +66,8 @@ def test_every_head_improves(name, clone):
     learner = learner_for(algorithm, policy, lr=lr)
     starts = uniform.Curriculum(RED.resolved(), SEED)
     config = TrainConfig(iterations=iterations)
-    run = Loop(Here(), learner, algorithm, starts, [sparse.reward], config, SEED)
+    end = EpisodeEnd(algorithm.discount)
+    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolved(), config, SEED)
     for _ in range(iterations):
         run.step()
     after = success(policy)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import make_policy, packed
-from vla_rl.learner import Learner, LearnerConfig
+from vla_rl.learner import Learner, LearnerConfig, LossNotFinite
 
 
 def snapshot(policy):
@@ -40,31 +40,76 @@ def test_minibatches_visit_every_decision_once():
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_a_loss_that_is_not_finite_changes_nothing():
+def unchanged(before, policy):
+    after = snapshot(policy)
+    return all(torch.equal(a, b) for n in before for a, b in zip(before[n], after[n], strict=True))
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(), ("head",))
     before = snapshot(policy)
     parameter = policy.groups()["head"][0]
     learner.accumulate(parameter.sum())
-    with pytest.raises(FloatingPointError, match="nan"):
-        learner.accumulate((parameter * float("nan")).sum())
+    learner.accumulate((parameter * float("nan")).sum())
+    assert learner.step().norms == {}
     assert parameter.grad is None  # nothing of the step is left, the finite part neither
-    after = snapshot(policy)
-    assert all(torch.equal(a, b) for n in before for a, b in zip(before[n], after[n], strict=True))
+    assert unchanged(before, policy)
+    assert (learner.steps, learner.skipped) == (0, 1)
+    learner.accumulate(parameter.sum())  # and the next step is as if nothing had been
+    assert learner.step().norms
+    assert not unchanged(before, policy)
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing():
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(), ("head",))
     before = snapshot(policy)
     parameter = policy.groups()["head"][0]
     learner.accumulate((parameter - parameter.detach()).sqrt().sum())  # 0, with slope infinity
-    with pytest.raises(FloatingPointError, match="gradient norm is inf|nan"):
-        learner.step()
-    assert learner.steps == 0
+    assert learner.step().norms == {}
+    assert (learner.steps, learner.skipped) == (0, 1)
     assert parameter.grad is None
-    after = snapshot(policy)
-    assert all(torch.equal(a, b) for n in before for a, b in zip(before[n], after[n], strict=True))
+    assert unchanged(before, policy)
+
+
+def test_many_steps_that_are_not_finite_end_the_run():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(), ("head",))
+    parameter = policy.groups()["head"][0]
+
+    def bad():
+        learner.accumulate((parameter * float("nan")).sum())
+        learner.step()
+
+    for _ in range(9):
+        bad()
+    learner.accumulate(parameter.sum())
+    learner.step()  # one good step, and the count begins anew
+    for _ in range(9):
+        bad()
+    with pytest.raises(LossNotFinite, match="10 gradient steps in a row.*lower the learning rate"):
+        bad()
+
+
+def test_learning_rates_rise_and_fall_by_hand():
+    config = LearnerConfig(warmup_steps=4)
+    assert [config.rate_factor(step, 0.5) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
+    linear = LearnerConfig(warmup_steps=0, lr_schedule="linear")
+    assert [linear.rate_factor(0, done) for done in (0, 0.25, 1)] == [1, 0.75, 0]
+    cosine = LearnerConfig(warmup_steps=2, lr_schedule="cosine")
+    assert cosine.rate_factor(0, 0.5) == pytest.approx(0.25)
+    assert cosine.rate_factor(5, 1.0) == pytest.approx(0)
+
+
+def test_a_restored_optimizer_takes_the_rates_that_are_configured():
+    old = Learner(make_policy(), LearnerConfig(lr=1e-4, weight_decay=0.1), ("head",))
+    new = Learner(make_policy(), LearnerConfig(lr=5e-3, warmup_steps=0), ("head",))
+    new.optimizer.load_state_dict(old.optimizer.state_dict())
+    new.accumulate(new.policy.groups()["head"][0].sum())
+    new.step()
+    head = new.optimizer.param_groups[0]
+    assert (head["name"], head["lr"], head["weight_decay"]) == ("head", 5e-3, 0.0)
 
 
 def gradient_at_step(learner, parameter):
@@ -80,7 +125,9 @@ def test_gradients_are_clipped_to_the_norm():
     parameter = policy.groups()["head"][0]
     seen = gradient_at_step(learner, parameter)
     learner.accumulate((100 * parameter).sum())
-    assert learner.step() > 0.5
+    step = learner.step()
+    assert step.norms["head"] > 0.5
+    assert step.clipped["head"]
     assert float(seen[0].norm()) == pytest.approx(0.5, rel=1e-3)
 
 
@@ -91,9 +138,10 @@ def test_losses_add_up_until_the_step():
     seen = gradient_at_step(learner, parameter)
     learner.accumulate(parameter.sum())
     learner.accumulate((2 * parameter).sum())
-    norm = learner.step()
+    step = learner.step()
     assert (seen[0] == 3).all()
-    assert norm == pytest.approx(3 * parameter.numel() ** 0.5)
+    assert not step.clipped["head"]
+    assert step.norms["head"] == pytest.approx(3 * parameter.numel() ** 0.5)
     learner.accumulate(parameter.sum())  # and begin anew after it
     learner.step()
     assert (seen[1] == 1).all()
@@ -108,7 +156,8 @@ def test_the_regulariser_is_part_of_every_step():
 
     def regulariser(step):
         asked.append(step)
-        return (5 * parameter).sum()
+        yield (2 * parameter).sum()
+        yield (3 * parameter).sum()
 
     learner.regulariser = regulariser
     seen = gradient_at_step(learner, parameter)
@@ -117,6 +166,17 @@ def test_the_regulariser_is_part_of_every_step():
         learner.step()
     assert asked == [0, 1]
     assert all((gradient == 6).all() for gradient in seen)
+
+
+def test_a_large_gradient_of_the_critic_leaves_the_actors_alone():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(max_grad_norm=1.0), ("head", "critic"))
+    actor, critic = policy.groups()["head"][0], policy.groups()["critic"][0]
+    seen = gradient_at_step(learner, actor)
+    learner.accumulate(1e-3 * actor.sum() + 1e3 * critic.sum())
+    step = learner.step()
+    assert (step.clipped["head"], step.clipped["critic"]) == (False, True)
+    torch.testing.assert_close(seen[0], torch.full_like(seen[0], 1e-3))
 
 
 def test_log_probs_of_a_batch_are_those_at_acting(monkeypatch):

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 
 from tests import tiny_pi0
-from tests.helpers import WORLD, fit, packed
+from tests.helpers import WORLD, fit, fresh, packed
 from vla_rl import plugins
 from vla_rl.chunks import ChunkDataset
 from vla_rl.envs import point_reach
@@ -249,7 +249,9 @@ def test_an_update_moves_the_expert_and_leaves_paligemma_alone(
     if algorithm.uses_reference:
         learner.reference = copy.deepcopy(policy).requires_grad_(False)
     before = {k: v.clone() for k, v in policy.state_dict().items()}
-    log = algorithm.update(learner, packed(policy, size=2), np.random.default_rng(0))
+    log = algorithm.update(
+        learner, packed(policy, size=2), fresh(algorithm), np.random.default_rng(0)
+    )
     assert all(np.isfinite(value) for value in log.values())
     assert abs(log["actor/ppo_kl"]) < 0.1
     moved = {k for k, v in policy.state_dict().items() if not torch.equal(v, before[k])}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import fake_returns, make_policy, play_groups
+from tests.helpers import fake_returns, fresh, make_policy, play_groups
 from vla_rl import functional as F
 from vla_rl.algorithms import dr_grpo, gfpo, grpo, gspo, loop, ppo, reinforce_pp, rloo
 from vla_rl.distributed import ALONE, Ranks
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.group_relative import GroupRelative
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy_gradient import PolicyGradient
@@ -31,7 +32,7 @@ WITHOUT_KL = {"kl_coef": 0.0, "kl_placement": "none"}
 def make_learner(trains=("head",), lr=1e-4, ranks=ALONE, max_grad_norm=1e9, change=None) -> Learner:
     """A policy that is the same every time, and what it was before ``change`` as reference."""
     policy = make_policy()
-    config = LearnerConfig(lr=lr, max_grad_norm=max_grad_norm)
+    config = LearnerConfig(lr=lr, max_grad_norm=max_grad_norm, warmup_steps=0)
     learner = Learner(policy, config, trains, ranks=ranks)
     learner.reference = copy.deepcopy(policy).requires_grad_(False)
     if change is not None:
@@ -97,7 +98,7 @@ def gradients(algorithm, batch, learner=None, seed=0):
         caught.append(torch.cat([g.flatten() for g in each]).clone())
 
     handle = learner.optimizer.register_step_pre_hook(catch)
-    algorithm.update(learner, batch, np.random.default_rng(seed))
+    algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(seed))
     handle.remove()
     return caught
 
@@ -393,7 +394,8 @@ def test_gfpo_that_keeps_everybody_is_grpo(batch):
     reward = torch.from_numpy(batch.reward)
     group = torch.from_numpy(batch.group)
     population = F.group_relative(reward.sum(1), group, ddof=0)
-    torch.testing.assert_close(filtered.credit(batch, reward).advantage, population)
+    credit = filtered.credit(batch, reward, fresh(filtered))
+    torch.testing.assert_close(credit.advantage, population)
 
 
 def test_leave_one_out_is_a_multiple_of_the_centred_return(batch):
@@ -432,12 +434,12 @@ def test_masked_episodes_do_not_matter(groups, batch):
 def test_nothing_left_changes_nothing(batch):
     learner = make_learner()
     before = weights(learner)
-    log = combined("token", "token-mean").update(
-        learner, batch.only(np.zeros(len(batch), bool)), np.random.default_rng(0)
-    )
+    algorithm = combined("token", "token-mean")
+    nobody = batch.only(np.zeros(len(batch), bool))
+    log = algorithm.update(learner, nobody, fresh(algorithm), np.random.default_rng(0))
     assert same_weights(before, weights(learner))
     assert learner.version == 0
-    assert not log
+    assert set(log) == {"train/return_mean", "train/return_std"}
 
 
 # --------------------------------------------------------------------------------- passes and stops
@@ -446,7 +448,9 @@ def test_nothing_left_changes_nothing(batch):
 def test_passes_end_when_the_policy_has_moved_too_far(batch):
     def steps(target_kl):
         algorithm = combined("token", "token-mean", ppo_epochs=5, target_kl=target_kl)
-        log = algorithm.update(make_learner(lr=1e-3), batch, np.random.default_rng(0))
+        log = algorithm.update(
+            make_learner(lr=1e-3), batch, fresh(algorithm), np.random.default_rng(0)
+        )
         return log["actor/updates"], log["actor/ppo_kl"]
 
     assert steps(0.0)[0] == 5
@@ -460,7 +464,9 @@ def test_passes_end_when_the_policy_has_moved_too_far(batch):
 def test_the_measured_divergence_is_per_action_whatever_the_level(batch, level):
     """In the first epoch over the whole batch it does not depend on the surrogate at all."""
     algorithm = combined(level, "seq-mean-token-mean")
-    log = algorithm.update(make_learner(), off_policy(batch), np.random.default_rng(0))
+    log = algorithm.update(
+        make_learner(), off_policy(batch), fresh(algorithm), np.random.default_rng(0)
+    )
     acted = torch.from_numpy(off_policy(batch).chunk.logprob)
     mask = torch.from_numpy(batch.mask)
     new, executed = F.at_level(torch.from_numpy(batch.chunk.logprob), mask, 3, "action")
@@ -471,7 +477,8 @@ def test_the_measured_divergence_is_per_action_whatever_the_level(batch, level):
 
 def test_ratio_statistics_by_hand(batch):
     acted = off_policy(batch)
-    log = combined("token", "token-mean").update(make_learner(), acted, np.random.default_rng(0))
+    algorithm = combined("token", "token-mean")
+    log = algorithm.update(make_learner(), acted, fresh(algorithm), np.random.default_rng(0))
     ratio = np.exp(batch.chunk.logprob - acted.chunk.logprob)[batch.mask]
     assert log["actor/ratio_mean"] == pytest.approx(ratio.mean(), rel=1e-4)
     assert log["actor/ratio_std"] == pytest.approx(ratio.std(), rel=1e-3)
@@ -500,11 +507,12 @@ def test_the_clip_range_of_gspo_is_measured_so_that_it_clips_15_percent(monkeypa
     seen = episode_ratios(monkeypatch)
     settings = {"group_size": SIZE, "ppo_mini_batch_size": 64, "target_kl": 0.0}
     algorithm = gspo.Algorithm(**settings, ppo_epochs=1)
-    assert algorithm.clip_range() == (float("inf"), float("inf"))
+    state = fresh(algorithm)
+    assert algorithm.clip_range(state) == (float("inf"), float("inf"))
     rng = np.random.default_rng(0)
     batch = RolloutBatch.pack(uneven_groups(learner, groups=24))
-    log = algorithm.update(learner, batch, rng)
-    low, high = algorithm.clip_range()
+    log = algorithm.update(learner, batch, state, rng)
+    low, high = algorithm.clip_range(state)
     assert low == high == log["actor/clip_range"]
     assert len(seen) > 3
     assert not seen[0].any()  # before the first step all ratios are 1
@@ -512,33 +520,36 @@ def test_the_clip_range_of_gspo_is_measured_so_that_it_clips_15_percent(monkeypa
     assert low == pytest.approx(np.quantile(seen[1], 0.85))
     assert 0.05 < np.mean(seen[1] > low) < 0.25
     seen.clear()
-    log = algorithm.update(learner, RolloutBatch.pack(uneven_groups(learner, groups=24)), rng)
+    again = RolloutBatch.pack(uneven_groups(learner, groups=24))
+    log = algorithm.update(learner, again, state, rng)
     second = np.quantile(seen[1], 0.85)
-    assert algorithm.clip_range()[0] == pytest.approx(0.7 * low + 0.3 * second)  # a running mean
+    assert algorithm.clip_range(state)[0] == pytest.approx(
+        0.7 * low + 0.3 * second
+    )  # a running mean
     assert log["actor/pg_clipfrac"] > 0
 
 
-def test_the_measured_clip_range_survives_a_checkpoint(batch):
+def test_the_measured_clip_range_is_state_and_no_setting(batch):
     algorithm = gspo.Algorithm(group_size=SIZE, ppo_mini_batch_size=10)
-    assert algorithm.state_dict() == {"clip_range": None}
-    algorithm.update(make_learner(), batch, np.random.default_rng(0))
-    state = json.loads(json.dumps(algorithm.state_dict()))
-    resumed = gspo.Algorithm(group_size=SIZE, ppo_mini_batch_size=10)
-    resumed.load_state_dict(state)
-    assert resumed.clip_range() == algorithm.clip_range()
-    assert np.isfinite(resumed.clip_range()).all()
-    left, right = (gradients(a, off_policy(batch))[0] for a in (algorithm, resumed))
-    assert torch.equal(left, right)
+    state = fresh(algorithm)
+    assert state.state_dict() == {"longest": 20, "clip_range": None}
+    algorithm.update(make_learner(), batch, state, np.random.default_rng(0))
+    resumed = fresh(algorithm)
+    assert resumed.clip_range is None  # another run begins anew
+    resumed.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert algorithm.clip_range(resumed) == algorithm.clip_range(state)
+    assert np.isfinite(algorithm.clip_range(resumed)).all()
 
 
 def test_a_clip_range_is_not_measured_before_a_step_was_taken(batch):
     """One step over the whole batch: its ratios are all 1, so nothing can be said yet."""
     algorithm = gspo.Algorithm(**ONE_STEP)
-    log = algorithm.update(make_learner(), batch, np.random.default_rng(0))
+    state = fresh(algorithm)
+    log = algorithm.update(make_learner(), batch, state, np.random.default_rng(0))
     assert "actor/clip_range" not in log
-    assert algorithm.clip_range() == (float("inf"), float("inf"))
+    assert algorithm.clip_range(state) == (float("inf"), float("inf"))
     again = gspo.Algorithm(**{**ONE_STEP, "ppo_epochs": 3})
-    log = again.update(make_learner(lr=1e-3), batch, np.random.default_rng(0))
+    log = again.update(make_learner(lr=1e-3), batch, fresh(again), np.random.default_rng(0))
     assert 0 < log["actor/clip_range"] < 0.1
 
 
@@ -558,7 +569,7 @@ def test_a_kl_in_the_loss_keeps_the_policy_near_the_reference(batch, estimator, 
     def moved(**settings):
         learner = make_learner(lr=1e-3)
         algorithm = combined("token", "seq-mean-token-mean", ppo_epochs=30, **settings)
-        log = algorithm.update(learner, batch, np.random.default_rng(0))
+        log = algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
         assert ("actor/kl_loss" in log) == bool(settings)
         return distance(learner, batch)
 
@@ -582,7 +593,7 @@ def test_a_kl_in_the_loss_leads_back_to_the_reference(estimator):
     before = distance(learner, batch)
     kl = {"kl_coef": 1.0, "kl_placement": "loss", "kl_estimator": estimator}
     algorithm = combined("token", "seq-mean-token-mean", ppo_epochs=20, **kl)
-    algorithm.update(learner, batch, np.random.default_rng(0))
+    algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
     assert distance(learner, batch) < 0.5 * before
 
 
@@ -619,7 +630,7 @@ def test_a_kl_in_the_reward_leads_back_to_the_reference():
             kl_coef=kl_coef,
             kl_placement="reward" if kl_coef else "none",
         )
-        log = algorithm.update(learner, batch, np.random.default_rng(0))
+        log = algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
         if kl_coef:
             mask = torch.from_numpy(batch.mask)
             acted = torch.from_numpy(batch.chunk.logprob)
@@ -636,9 +647,9 @@ def test_a_kl_needs_a_reference(batch):
     learner = make_learner()
     learner.reference = None
     with pytest.raises(ValueError, match=r"kl_coef 0.04 needs a reference policy"):
-        algorithm.update(learner, batch, np.random.default_rng(0))
+        algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
     with pytest.raises(ValueError, match="needs a reference policy for its KL"):
-        Loop(None, learner, algorithm, None, [], TrainConfig(), seed=0)  # type: ignore[arg-type]
+        Loop(None, learner, algorithm, None, [], EpisodeEnd(), [], TrainConfig(), 0)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------- rollout correction
@@ -650,7 +661,9 @@ def test_a_correction_changes_nothing_where_acting_and_learning_agree(batch):
         learner = make_learner(lr=1e-3)
         agreeing = learner.logprobs(batch, learner.policy).numpy()
         algorithm = combined("action", "token-mean", ppo_epochs=3, rollout_correction=correction)
-        algorithm.update(learner, with_chunk(batch, logprob=agreeing), np.random.default_rng(0))
+        algorithm.update(
+            learner, with_chunk(batch, logprob=agreeing), fresh(algorithm), np.random.default_rng(0)
+        )
         results.append(weights(learner))
     assert same_weights(*results)
 
@@ -672,7 +685,8 @@ def test_a_correction_meets_a_batch_of_which_nothing_is_left(groups):
     settings = {"num_remains_in_group": 2, "rollout_correction": "token", "group_size": SIZE}
     equal = RolloutBatch.pack([fake_returns(g, [1.0] * SIZE) for g in groups])
     learner = make_learner()
-    log = gfpo.Algorithm(**settings).update(learner, equal, np.random.default_rng(0))
+    algorithm = gfpo.Algorithm(**settings)
+    log = algorithm.update(learner, equal, fresh(algorithm), np.random.default_rng(0))
     assert log["gfpo/frac_groups_dead"] == 1
 
 
@@ -687,7 +701,7 @@ def test_the_critic_is_trained_alone_first(batch):
     algorithm = ppo.Algorithm(critic_warmup=2)
     for wait in (True, True, False):
         before = {n: [p.clone() for p in ps] for n, ps in learner.policy.groups().items()}
-        algorithm.update(learner, batch, np.random.default_rng(0))
+        algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
         after = learner.policy.groups()
         kept = {
             name: all(torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))
@@ -704,25 +718,38 @@ def test_the_critic_learns_the_returns_of_a_batch(groups):
     rows = rows_of(batch)
     wanted = batch.reward.sum(1)[rows[:, 0]]
 
+    state = fresh(algorithm)
+
     def error():
-        said = learner.evaluate(batch, rows).value.detach().numpy()
+        said = state.mean + state.scale * learner.evaluate(batch, rows).value.detach().numpy()
         return np.mean((said - wanted) ** 2)
 
     before = error()
     for _ in range(30):
-        log = algorithm.update(learner, batch, np.random.default_rng(0))
+        log = algorithm.update(learner, batch, state, np.random.default_rng(0))
     assert error() < 0.1 * before
     assert np.isfinite(log["critic/vf_loss"])
 
 
 def test_a_time_limit_is_continued_and_an_end_is_not(batch):
-    algorithm = ppo.Algorithm(gamma=0.9, gae_lambda=0.5)
+    algorithm = ppo.Algorithm(gamma=0.9, gae_lambda=0.5, whiten_advantages=False)
     reward = torch.from_numpy(batch.reward)
     value = np.random.default_rng(0).normal(size=batch.valid.shape).astype(np.float32)
-    batch = with_chunk(batch, value=value)
-    ended = algorithm.credit(replace(batch, final_value=np.zeros(len(batch), np.float32)), reward)
-    cut = algorithm.credit(replace(batch, final_value=np.ones(len(batch), np.float32)), reward)
-    more = (cut.advantage - ended.advantage).numpy()
+    batch = with_chunk(replace(batch, final_value=np.ones(len(batch), np.float32)), value=value)
+    every = np.ones(len(batch), bool)
+
+    def advantage(bootstrapped):
+        state = fresh(algorithm)  # mean 0 and scale 1: the critic speaks in units of reward
+        credit = algorithm.credit(replace(batch, bootstrapped=bootstrapped), reward, state)
+        assert credit.target is not None
+        target = torch.from_numpy(value) + credit.advantage * state.scale
+        valid = torch.from_numpy(batch.valid)
+        known = (target - state.mean) / state.scale
+        torch.testing.assert_close(credit.target[valid], known[valid])
+        return credit.advantage * state.scale
+
+    ended, cut = advantage(~every), advantage(every)
+    more = (cut - ended).numpy()
     for row, count in enumerate(batch.valid.sum(1)):
         # 0.9 at the last decision, and 0.9 * 0.5 of that at the one before, ...
         expected = 0.9 * 0.45 ** np.arange(count)[::-1]
@@ -730,9 +757,7 @@ def test_a_time_limit_is_continued_and_an_end_is_not(batch):
         assert not more[row, count:].any()
         last = count - 1
         delta = reward[row, last] - value[row, last]  # of an end: nothing comes after
-        assert float(ended.advantage[row, last]) == pytest.approx(float(delta), rel=1e-5)
-    assert cut.target is not None
-    torch.testing.assert_close(cut.target, cut.advantage + torch.from_numpy(value))
+        assert float(ended[row, last]) == pytest.approx(float(delta), rel=1e-5)
 
 
 def test_only_episodes_that_time_cut_have_a_final_value():
@@ -748,23 +773,85 @@ def test_only_episodes_that_time_cut_have_a_final_value():
 def test_explained_variance_by_hand(batch):
     algorithm = ppo.Algorithm(gamma=1.0, gae_lambda=1.0)
     reward = torch.from_numpy(batch.reward)
-    ended = replace(batch, final_value=np.zeros(len(batch), np.float32))
     togo = F.returns_to_go(reward).numpy()
-    all_of_it = algorithm.credit(with_chunk(ended, value=togo), reward)
+    all_of_it = algorithm.credit(with_chunk(batch, value=togo), reward, fresh(algorithm))
     assert all_of_it.log["critic/vf_explained_var"] == pytest.approx(1)
-    nothing = algorithm.credit(with_chunk(ended, value=np.zeros_like(togo)), reward)
+    zeros = with_chunk(batch, value=np.zeros_like(togo))
+    nothing = algorithm.credit(zeros, reward, fresh(algorithm))
     assert nothing.log["critic/vf_explained_var"] == pytest.approx(0, abs=1e-6)
 
 
-def test_only_a_critics_advantages_are_whitened_in_minibatches():
-    advantage = torch.tensor([1.0, 2.0, 6.0])
-    shift, factor = ppo.Algorithm().scale(advantage)
-    whitened = (advantage - shift) * factor
-    assert float(whitened.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(whitened.std()) == pytest.approx(1)
-    assert ppo.Algorithm().scale(torch.tensor([3.0])) == (0.0, 1.0)
-    assert ppo.Algorithm(whiten_advantages=False).scale(advantage) == (0.0, 1.0)
-    assert grpo.Algorithm().scale(advantage) == (0.0, 1.0)
+def test_return_statistics_by_hand():
+    state = fresh(ppo.Algorithm())
+    assert (state.mean, state.scale) == (0, 1)
+    state.remember(torch.tensor([1.0, 3.0]))
+    assert (state.mean, state.spread) == (pytest.approx(2), pytest.approx(1))
+    state.remember(torch.tensor([5.0, 5.0]))
+    # weights .9 and 1: mean (.9 * 2 + 5) / 1.9, mean square (.9 * 5 + 25) / 1.9
+    assert state.mean == pytest.approx(6.8 / 1.9)
+    assert state.spread == pytest.approx((29.5 / 1.9 - (6.8 / 1.9) ** 2) ** 0.5)
+    again = fresh(ppo.Algorithm())
+    again.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert again == state
+    flat = fresh(ppo.Algorithm())
+    flat.remember(torch.full((9,), 0.1))  # equal returns have no deviation, but rounding
+    assert (flat.spread, flat.scale) == (0, 1)
+
+
+def test_a_critics_advantages_are_whitened_over_the_batch_with_a_floor():
+    valid = torch.tensor([[True, True], [True, False]])
+    advantage = torch.tensor([[1.0, 2.0], [6.0, 0.0]])
+    white = F.whiten_advantages(advantage, valid, floor=0.1)
+    # mean 3, deviation sqrt((4 + 1 + 9) / 2) = 2.645751
+    expected = torch.tensor([[-2.0, -1.0], [3.0, 0.0]]) / 2.645751
+    torch.testing.assert_close(white, expected)
+    little = F.whiten_advantages(advantage / 1000, valid, floor=0.1)
+    torch.testing.assert_close(little, torch.tensor([[-0.02, -0.01], [0.03, 0.0]]))
+    equal = F.whiten_advantages(torch.full((2, 2), 0.1), valid, floor=0.0)
+    assert not equal.any()
+
+
+def test_a_batch_without_any_reward_ever_moves_no_policy(groups):
+    """All that is left of its advantages are the critic's errors."""
+
+    def sure(policy):
+        torch.nn.init.normal_(policy.critic[-1].weight)
+
+    nothing = RolloutBatch.pack([fake_returns(g, [0.0] * SIZE) for g in groups])
+    learner = make_learner(CRITIC, change=sure)
+    said = learner.evaluate(nothing, rows_of(nothing)).value
+    assert float(said.detach().std()) > 0.1
+    algorithm, head = ppo.Algorithm(critic_warmup=0), learner.policy.groups()["head"]
+    before = [p.clone() for p in head]
+    state = fresh(algorithm)
+    algorithm.update(learner, nothing, state, np.random.default_rng(0))
+    assert all(torch.equal(a, b) for a, b in zip(before, head, strict=True))
+    # Later, beside rewards that were met, the errors count for no more than they are.
+    state.remember(torch.tensor([-1000.0, 1000.0]))
+    credit = algorithm.credit(
+        with_chunk(nothing, value=0 * nothing.chunk.value), torch.zeros(nothing.valid.shape), state
+    )
+    assert not credit.advantage.any()
+
+
+@pytest.mark.parametrize("factor", [2.0**-7, 2.0**7])
+def test_ppo_learns_the_same_whatever_the_unit_of_reward(groups, factor):
+    """Powers of two, which floats multiply exactly: then every weight is the same."""
+
+    def after(factor):
+        paid = [
+            fake_returns(g, [factor * (0.1 * i + n) for i in range(SIZE)])
+            for n, g in enumerate(groups)
+        ]
+        learner = make_learner(CRITIC)
+        algorithm = ppo.Algorithm(critic_warmup=1, ppo_epochs=2, ppo_mini_batch_size=10)
+        state = fresh(algorithm)
+        for update in range(3):
+            rng = np.random.default_rng(update)
+            algorithm.update(learner, RolloutBatch.pack(paid), state, rng)
+        return weights(learner)
+
+    assert same_weights(after(1.0), after(factor))
 
 
 # ------------------------------------------------------------------------------------------ entropy
@@ -775,7 +862,7 @@ def test_an_entropy_bonus_widens_the_policy(groups):
     learner = make_learner(lr=1e-2)
     before = learner.policy.head.log_std.detach().clone()
     algorithm = combined("token", "token-mean", entropy_coef=0.1, ppo_epochs=5)
-    algorithm.update(learner, equal, np.random.default_rng(0))
+    algorithm.update(learner, equal, fresh(algorithm), np.random.default_rng(0))
     assert (learner.policy.head.log_std > before).all()
 
 
@@ -789,6 +876,11 @@ SEQUENCE = {
 }
 
 REFUSED = {
+    "reinforce in minibatches": (
+        GroupRelative,
+        {"loss_type": "reinforce", "ppo_epochs": 1},
+        "ppo_mini_batch_size must be 0",
+    ),
     "unit clip range at sequence level": (
         GroupRelative,
         {"importance_sampling_level": "sequence"},
@@ -922,7 +1014,13 @@ def test_settings_that_cannot_work_are_refused(name):
         (GroupRelative, {"importance_sampling_level": "sequence", "clip_quantile": 0.85}),
         (GroupRelative, {**SEQUENCE, "loss_agg_mode": "seq-mean-token-sum"}),
         (GroupRelative, {"loss_type": "cispo", "clip_ratio_low": 10.0}),
-        (GroupRelative, {"loss_type": "reinforce", "ppo_epochs": 1, "clip_ratio_low": 0.0}),
+        (
+            GroupRelative,
+            {
+                **{"loss_type": "reinforce", "ppo_epochs": 1, "ppo_mini_batch_size": 0},
+                "clip_ratio_low": 0.0,
+            },
+        ),
         (GroupRelative, {"loss_type": "vespo", "loss_agg_mode": "token-mean"}),
         (reinforce_pp.Algorithm, {"adv_estimator": "reinforce_plus_plus", "group_size": 1}),
         (grpo.Algorithm, WITHOUT_KL),
@@ -954,8 +1052,9 @@ def test_gfpo_scales_as_it_is_told():
     batch = RolloutBatch.pack(uneven_groups(learner, groups=24))
     reward = torch.from_numpy(batch.reward)
     settings = {"group_size": SIZE, "num_remains_in_group": 2, "retention": "full_group"}
-    plain = gfpo.Algorithm(**settings, scale_rewards="none").credit(batch, reward)
-    scaled = gfpo.Algorithm(**settings).credit(batch, reward)
+    unscaled, usual = gfpo.Algorithm(**settings, scale_rewards="none"), gfpo.Algorithm(**settings)
+    plain = unscaled.credit(batch, reward, fresh(unscaled))
+    scaled = usual.credit(batch, reward, fresh(usual))
     centred = F.group_relative(reward.sum(1), torch.from_numpy(batch.group), "none")
     kept = plain.advantage != 0
     torch.testing.assert_close(plain.advantage[kept], centred[kept])

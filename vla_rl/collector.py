@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 import torch
 
-from vla_rl import plugins
+from vla_rl import plugins, seeding
 from vla_rl.policy import Policy
 from vla_rl.policy_worker import PolicyRecipe, PolicyWorkerFactory, Published, SharedWeights
 from vla_rl.rollout import PlaySettings, play
@@ -287,7 +287,7 @@ def _unhidden(timing: Timing) -> dict[str, float]:
     return {part: share * timing.seconds.get(part, 0.0) for part in ("physics", "render")}
 
 
-def episode_keys(seed: int, *stream: int, count: int) -> list[int]:
-    """``count`` noise keys of a run; equal arguments give equal keys."""
-    words = np.random.SeedSequence([seed, *stream]).generate_state(count, np.uint64)
+def episode_keys(seed: int, use: str, *index: int, count: int) -> list[int]:
+    """``count`` noise keys of a run for one use; equal arguments give equal keys."""
+    words = seeding.sequence(seed, use, *index).generate_state(count, np.uint64)
     return [int(word >> np.uint64(1)) for word in words]  # fits a signed 64-bit integer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_rl import functional as F
-from vla_rl.policy_gradient import Credit, PolicyGradient
+from vla_rl.policy_gradient import Credit, PolicyGradient, UpdateState
 from vla_rl.types import Group, RolloutBatch
 
 Estimator = Literal[
@@ -17,6 +17,7 @@ Estimator = Literal[
 ]
 
 WITHOUT_GROUPS = ("reinforce_plus_plus",)  # the baseline is the whole batch
+TO_GO = ("grpo_process", "reinforce_plus_plus")  # advantages of single decisions
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class GroupRelative(PolicyGradient):
     adv_estimator: Estimator = "grpo"
     """Advantage: `grpo` (over the group's mean, scaled), `grpo_process` (normalised rewards of
     single decisions, summed to the end; for dense rewards), `rloo` (over the mean of the others),
-    `opo` (over the length-weighted mean), `reinforce_plus_plus` (whitened over the batch) or
+    `opo` (over the length-weighted mean), `reinforce_plus_plus` (the rewards from each decision on,
+    whitened over the batch) or
     `reinforce_plus_plus_baseline` (over the group's mean, then whitened)."""
     scale_rewards: F.RewardScale = "group"
     """What `grpo` divides by: standard deviation of the `group`, of the `batch`, or `none`."""
@@ -50,13 +52,17 @@ class GroupRelative(PolicyGradient):
 
     def keep(self, group: Group) -> bool:
         """Whether returns differ (if that matters) and the share of successes is in its window."""
-        returns = [t.total_reward for t in group]
-        contrast = max(returns) - min(returns) > F.NO_CONTRAST
+        contrast = F.has_contrast(torch.tensor([t.total_reward for t in group]))
         solved = sum(t.success for t in group) / len(group)
         inside = self.filter_lower <= solved <= self.filter_upper
         return inside and (contrast or self.adv_estimator in WITHOUT_GROUPS)
 
-    def credit(self, batch: RolloutBatch, reward: Tensor) -> Credit:
+    @property
+    def credits_decisions(self) -> bool:
+        """Whether single decisions are credited with what came after them."""
+        return self.adv_estimator in TO_GO
+
+    def credit(self, batch: RolloutBatch, reward: Tensor, state: UpdateState) -> Credit:
         """Advantages of the chosen estimator."""
         return Credit(batch, self.advantage(batch, reward))
 
@@ -74,7 +80,9 @@ class GroupRelative(PolicyGradient):
         if self.adv_estimator == "opo":
             return F.length_weighted_baseline(returns, units, group)
         if self.adv_estimator == "reinforce_plus_plus":
-            return F.whiten(returns, units)
+            # Rewards to go: what came before a decision is no merit of it, only noise.
+            weight = torch.from_numpy(batch.mask).sum(2).to(returns.dtype)
+            return F.whiten(F.returns_to_go(reward), weight)
         if self.adv_estimator == "reinforce_plus_plus_baseline":
             # One weight per episode: weighted by units, long failures would set the scale.
             centred = F.group_relative(returns, group, "none")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +15,20 @@ from vla_rl.distributed import ALONE, Ranks
 from vla_rl.policy import Policy, Scores
 from vla_rl.types import Observation, RolloutBatch
 
-Regulariser = Callable[[int], Tensor]
-"""From the number of the gradient step to a scalar that is added to its loss."""
+Regulariser = Callable[[int], Iterator[Tensor]]
+"""From the number of the gradient step to this rank's parts of a scalar that is added to its loss;
+the parts of all ranks add up to it."""
 
 Rows = np.ndarray
 """``[B, 2]`` int64: episode and decision of each row of a minibatch."""
 
 ROWS_WITHOUT_GRADIENT = 512  # scored at once where nothing is kept for a backward pass
+MOST_SKIPPED = 10  # gradient steps in a row that may be skipped before the run ends
+DEVIATION = "deviation"  # the part of the head's parameters that sets the size of its noise
+
+
+class LossNotFinite(RuntimeError):
+    """Losses or gradients were not finite for many gradient steps in a row."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +41,66 @@ class LearnerConfig:
     """Learning rate of the vision backbone or its LoRA, where it is trained."""
     critic_lr: float = 1e-3
     """Learning rate of the critic."""
+    std_lr: float = 1e-3
+    """Learning rate of what sets the size of the exploration noise, where it is learned. It is
+    larger than the head's because few numbers have to move far."""
+    warmup_steps: int = 20
+    """Gradient steps over which the learning rates rise from nothing; the optimizer's first steps
+    are as large as it goes whatever the gradient, and would move the policy far."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How learning rates fall after the warm-up: not at all, or to zero at the end of the run's
+    iterations or environment steps."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
-    max_grad_norm: float = 0.5
-    """Gradients are scaled down to this global norm."""
+    max_grad_norm: float = 5.0
+    """The gradient of each group of parameters (backbone, head, deviation, critic) is scaled down
+    to this norm; `*/grad_clipped` says how often it was."""
     train_vlm: bool | None = None
     """Train the vision backbone, too. A frozen one looks at every image only once. None: train it
     if the policy starts from fresh weights."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "vlm_lr", "critic_lr", "max_grad_norm"):
+        for name in ("lr", "vlm_lr", "critic_lr", "std_lr", "max_grad_norm"):
             if not vars(self)[name] > 0:
                 raise ValueError(f"learner {name} must be positive, got {vars(self)[name]}")
-        if self.weight_decay < 0:
-            raise ValueError(f"learner weight_decay must not be negative, got {self.weight_decay}")
+        for name in ("weight_decay", "warmup_steps"):
+            if vars(self)[name] < 0:
+                raise ValueError(f"learner {name} must not be negative, got {vars(self)[name]}")
 
     def rates(self) -> dict[str, float]:
-        """Learning rate by parameter group."""
-        return {"vlm": self.vlm_lr, "head": self.lr, "critic": self.critic_lr}
+        """Learning rate by optimizer group."""
+        return {
+            "vlm": self.vlm_lr,
+            "head": self.lr,
+            DEVIATION: self.std_lr,
+            "critic": self.critic_lr,
+        }
+
+    def rate_factor(self, step: int, done: float) -> float:
+        """What the learning rates are multiplied with.
+
+        Args:
+            step: Gradient steps taken so far.
+            done: Share of the run that is done, in [0, 1].
+        """
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.lr_schedule == "linear":
+            return warm * (1 - done)
+        if self.lr_schedule == "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * done))
+        return warm
+
+
+class Step(NamedTuple):
+    """What a gradient step did.
+
+    Attributes:
+        norms: Gradient norm before clipping, by optimizer group; empty if the step was skipped.
+        clipped: Whether it was clipped, by optimizer group.
+    """
+
+    norms: dict[str, float]
+    clipped: dict[str, bool]
 
 
 class Learner:
@@ -61,6 +112,12 @@ class Learner:
         trains: Names of the groups to train, of ``policy.groups()``.
         reference: A frozen policy to stay close to, for algorithms that ask for one.
         ranks: Processes that share the work; every one holds the same policy and batches.
+
+    Attributes:
+        version: Updates made.
+        steps: Gradient steps taken.
+        skipped: Gradient steps that were not taken because something was not finite.
+        done: Share of the run that is done, in [0, 1], for the schedule of the learning rates.
 
     Raises:
         ValueError: If a group is unknown.
@@ -84,24 +141,30 @@ class Learner:
         self.ranks = ranks
         self.version = 0
         self.steps = 0
+        self.done = 0.0
+        self.skipped = 0
         self.regulariser: Regulariser | None = None
+        self._not_finite = False
+        self._skipped_in_a_row = 0
         policy.freeze(set(groups) - set(trains))
+        self._groups = _optimizer_groups(policy, trains)
+        self._parameters = [p for parameters in self._groups.values() for p in parameters]
         rates = config.rates()
-        self._parameters = [p for name in groups if name in trains for p in groups[name]]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": groups[name], "lr": rates[name], "initial_lr": rates[name]}
-                for name in groups
-                if name in trains and groups[name]
+                {"params": parameters, "lr": rates[name], "name": name}
+                for name, parameters in self._groups.items()
             ],
             weight_decay=config.weight_decay,
             fused=True,  # five times faster than the loop over parameters, on CPU too
         )
 
-    def scale_lr(self, factor: float) -> None:
-        """Set every group's learning rate to ``factor`` times its configured one."""
+    def _set_rates(self, factor: float) -> None:
+        """Set what the optimizer uses from the configuration; a restored optimizer has old ones."""
+        rates = self.config.rates()
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * group["initial_lr"]
+            group["lr"] = factor * rates[group["name"]]
+            group["weight_decay"] = self.config.weight_decay
 
     def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
         """Scores of chosen decisions under the current weights, with gradient."""
@@ -149,35 +212,57 @@ class Learner:
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of a loss to what the next :meth:`step` goes down.
 
-        Raises:
-            FloatingPointError: If the loss is not finite; the weights are unchanged.
+        A loss that is not finite makes that step be skipped.
         """
-        if not bool(torch.isfinite(loss)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(f"the loss is {loss.item()}; weights were not changed")
-        loss.backward()  # type: ignore[no-untyped-call]
+        if bool(torch.isfinite(loss)):
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._not_finite = True
 
-    def step(self) -> float:
-        """One gradient step down what was accumulated (and the regulariser, if one is set).
+    def step(self, regularise: bool = True, rate: float | None = None) -> Step:
+        """One gradient step down what was accumulated.
 
-        Returns:
-            The gradient norm before clipping.
+        A step in which a loss or a gradient is not finite on any rank is skipped on all of them and
+        counted in ``skipped``.
+
+        Args:
+            regularise: Whether the regulariser takes part, if one is set.
+            rate: What the configured learning rates are multiplied with; None for
+                :meth:`LearnerConfig.rate_factor`.
 
         Raises:
-            FloatingPointError: If the regulariser or a gradient is not finite; the weights are
-                unchanged.
+            LossNotFinite: If many steps in a row had to be skipped.
         """
-        if self.regulariser is not None:
-            self.accumulate(self.regulariser(self.steps) / self.ranks.world)
+        if self.regulariser is not None and regularise:
+            for part in self.regulariser(self.steps):
+                self.accumulate(part)
+        self._set_rates(self.config.rate_factor(self.steps, self.done) if rate is None else rate)
         self._reduce()
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.config.max_grad_norm))
-        if np.isfinite(norm):
+        norms = {
+            name: float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+            for name, parameters in self._groups.items()
+        }
+        fine = not self._not_finite and all(np.isfinite(norm) for norm in norms.values())
+        fine = not self.ranks.anyone(not fine)
+        if fine:
             self.optimizer.step()
             self.steps += 1
         self.optimizer.zero_grad(set_to_none=True)
-        if not np.isfinite(norm):
-            raise FloatingPointError(f"the gradient norm is {norm}; weights were not changed")
-        return norm
+        self._not_finite = False
+        self._count_skipped(fine)
+        if not fine:
+            return Step({}, {})
+        return Step(norms, {name: norm > self.config.max_grad_norm for name, norm in norms.items()})
+
+    def _count_skipped(self, fine: bool) -> None:
+        self._skipped_in_a_row = 0 if fine else self._skipped_in_a_row + 1
+        self.skipped += not fine
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise LossNotFinite(
+                f"the loss or its gradient was not finite in {MOST_SKIPPED} gradient steps in a "
+                "row, which were skipped: lower the learning rate, or look for rewards, "
+                "observations or log-probabilities that are not finite"
+            )
 
     def _reduce(self) -> None:
         """Sum gradients over ranks; a parameter that no rank gave a gradient keeps none."""
@@ -195,6 +280,18 @@ class Learner:
             if givers:
                 parameter.grad = whole[start:end].view_as(parameter).to(parameter.dtype)
             start = end
+
+
+def _optimizer_groups(
+    policy: Policy, trains: Collection[str]
+) -> dict[str, list[torch.nn.Parameter]]:
+    """Parameters to train by optimizer group; the head's deviation has one of its own."""
+    chosen = {name: list(group) for name, group in policy.groups().items() if name in trains}
+    apart = {id(parameter) for parameter in policy.deviations()}
+    if "head" in chosen:
+        chosen[DEVIATION] = [p for p in chosen["head"] if id(p) in apart]
+        chosen["head"] = [p for p in chosen["head"] if id(p) not in apart]
+    return {name: parameters for name, parameters in chosen.items() if parameters}
 
 
 def _score(policy: Policy, batch: RolloutBatch, rows: Rows) -> Scores:

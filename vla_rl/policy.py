@@ -244,8 +244,33 @@ class PolicyBase(nn.Module, ModelHubMixin):
                 f"states have shape {states.shape}, expected [n, {self.spaces.state_dim}], n > 0"
             )
         values = np.asarray(states, np.float64)
-        self.state_mean.copy_(torch.tensor(values.mean(0)))
-        self.state_std.copy_(torch.tensor(values.std(0)).clamp(min=_STD_FLOOR))
+        self.set_statistics(values.mean(0), values.std(0))
+
+    def set_statistics(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
+        """Normalise proprioception by a mean and a deviation, both ``[S]``."""
+        self.state_mean.copy_(torch.tensor(mean))
+        self.state_std.copy_(torch.tensor(std).clamp(min=_STD_FLOOR))
+
+    @property
+    def densities(self):
+        return ("marginal",)
+
+    def exactness(self, density=None):
+        from types import SimpleNamespace
+
+        return SimpleNamespace(within_chunk=True, between_decisions=True)
+
+    def use_density(self, name):
+        pass
+
+    def deviations(self):
+        return []
+
+    def deviation(self):
+        return None
+
+    def clamped_share(self, states):
+        return 0.0
 
     def freeze(self, groups: Collection[str]) -> None:
         """Train every group except these; ``freeze(())`` trains all."""

@@ -8,9 +8,9 @@ advantages. Ratio, surrogate, clip, aggregation, KL, minibatches and logging are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from vla_rl import functional as F
 from vla_rl.learner import Learner, Rows
-from vla_rl.types import Group, RolloutBatch
+from vla_rl.policy import Policy
+from vla_rl.types import Group, RolloutBatch, Task
 from vla_rl.update_log import UpdateLog
 
 KLPlacement = Literal["none", "reward", "loss"]
@@ -42,6 +43,28 @@ class Credit(NamedTuple):
     advantage: Tensor
     target: Tensor | None = None
     log: Mapping[str, float] = {}
+
+
+@dataclass
+class UpdateState:
+    """What an algorithm carries from update to update; the loop owns, saves and renews it.
+
+    Attributes:
+        longest: Largest horizon of the run's tasks, in environment steps.
+        clip_range: The measured clip range, if one is measured.
+    """
+
+    longest: int
+    clip_range: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state for resuming."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -102,20 +125,24 @@ class PolicyGradient(ABC):
 
     uses_critic: ClassVar[bool] = False
     trains: ClassVar[tuple[str, ...]] = ("head",)
+    discount: ClassVar[float] = 1.0
 
     # ------------------------------------------------------------------ what an algorithm changes
 
     @abstractmethod
-    def credit(self, batch: RolloutBatch, reward: Tensor) -> Credit:
-        """Advantages from ``[N, T]`` rewards."""
+    def credit(self, batch: RolloutBatch, reward: Tensor, state: Any) -> Credit:
+        """Advantages from ``[N, T]`` rewards; ``state`` is what :meth:`new_state` made."""
+
+    def new_state(self, tasks: Sequence[Task]) -> UpdateState:
+        """The state of a run on these tasks before its first update."""
+        return UpdateState(longest=max(task.max_steps for task in tasks))
+
+    def observe(self, groups: Sequence[Group], state: Any) -> None:  # noqa: B027
+        """Look at every group that was played, also at those that are not learned from."""
 
     def keep(self, group: Group) -> bool:
         """Whether a group can teach something."""
         return True
-
-    def scale(self, advantage: Tensor) -> tuple[float, float]:
-        """Shift and factor for the advantages of the decisions ``[R]`` of one minibatch."""
-        return 0.0, 1.0
 
     def value_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
         """``[R]`` loss of the critic, if credit comes with targets for it."""
@@ -125,6 +152,11 @@ class PolicyGradient(ABC):
         """Whether only the critic is trained for now."""
         return False
 
+    @property
+    def credits_decisions(self) -> bool:
+        """Whether single decisions are credited with what came after them."""
+        return self.uses_critic
+
     # ---------------------------------------------------------------------------------- settings
 
     @property
@@ -133,7 +165,6 @@ class PolicyGradient(ABC):
         return self.kl_coef > 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_measured", None)
         if self.group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {self.group_size}")
         for name in ("kl_coef", "entropy_coef", "target_kl", "clip_quantile", "loss_scale_factor"):
@@ -205,6 +236,12 @@ class PolicyGradient(ABC):
                 f"loss_type 'reinforce' has no ratio, so it is right on-policy only: ppo_epochs "
                 f"must be 1, got {self.ppo_epochs}"
             )
+        if self.loss_type == "reinforce" and self.ppo_mini_batch_size:
+            raise ValueError(
+                "loss_type 'reinforce' has no ratio, so only the first gradient step on a batch is "
+                f"right: ppo_mini_batch_size must be 0 (the whole batch), got "
+                f"{self.ppo_mini_batch_size}; ppo_micro_batch_size bounds the memory"
+            )
         if self.kl_unbiased and level not in ("token", "action", "chunk"):
             raise ValueError(f"kl_unbiased needs one ratio per unit, not {level!r}")
 
@@ -217,25 +254,48 @@ class PolicyGradient(ABC):
         """Whether a loss needs all decisions of an episode at once (VESPO's weight does)."""
         return self._one_loss_per_episode or self.loss_type == "vespo"
 
-    def state_dict(self) -> dict[str, object]:
-        """The measured clip range."""
-        return {"clip_range": vars(self)["_measured"]}
+    def density_for(self, policy: Policy) -> str:
+        """The density of the policy's noise with which this algorithm is right.
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a state."""
-        object.__setattr__(self, "_measured", state["clip_range"])
+        Ratios per token and per action with a baseline from other episodes are right with any
+        density. A ratio of a whole chunk or episode needs the joint density of what it spans, and a
+        critic's baseline needs decisions whose scores have mean zero whatever came before.
 
-    def clip_range(self) -> tuple[float, float]:
+        Raises:
+            ValueError: If the policy has none, with what to change.
+        """
+        spans_episode = self._whole_episodes or self.uses_critic
+        spans_chunk = self._whole_episodes or self.importance_sampling_level == "chunk"
+        for density in policy.densities:
+            exact = policy.exactness(density)
+            if (exact.within_chunk or not spans_chunk) and (
+                exact.between_decisions or not spans_episode
+            ):
+                return density
+        reason = (
+            "a critic"
+            if self.uses_critic
+            else f"importance_sampling_level {self.importance_sampling_level!r} with loss_type "
+            f"{self.loss_type!r}"
+        )
+        raise ValueError(
+            f"{reason} does not fit density {' or '.join(map(repr, policy.densities))} of this "
+            "policy's correlated exploration noise, whose log-probs are not those of whole chunks "
+            "or episodes: start from a policy with --net.density auto or episode, or with "
+            "--net.rho 0 --net.episode-share 0"
+        )
+
+    def clip_range(self, state: UpdateState) -> tuple[float, float]:
         """Below and above 1; infinite while it is still to be measured."""
         if not self.clip_quantile:
             return self.clip_ratio_low, self.clip_ratio_high
-        measured = vars(self)["_measured"]
+        measured = state.clip_range
         return (float("inf"),) * 2 if measured is None else (measured, measured)
 
     # ------------------------------------------------------------------------------------ update
 
     def update(
-        self, learner: Learner, batch: RolloutBatch, rng: np.random.Generator
+        self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator
     ) -> dict[str, float]:
         """Several epochs of minibatch steps on one batch.
 
@@ -245,33 +305,32 @@ class PolicyGradient(ABC):
         Raises:
             ValueError: If a KL is wanted and the learner has no reference policy.
         """
-        task = _Task.prepare(self, learner, batch)
+        task = _Prepared.of(self, learner, batch, state)
         log = UpdateLog(learner.ranks, keep_distances=self.clip_quantile > 0)
         if not task.batch.valid.any():  # a filter may have left nothing
             return dict(task.log)
-        together = self._whole_episodes
+        together, waits = self._whole_episodes, self.actor_waits(learner)
         for _ in range(self.ppo_epochs):
             log.new_epoch()
             for rows in learner.minibatches(task.batch, self.ppo_mini_batch_size, rng, together):
-                shift, factor = self.scale(task.advantage[_at(rows)])
                 for part in learner.parts(rows, self.ppo_micro_batch_size, together):
-                    loss = self._loss(learner, task, part, len(rows), (shift, factor), log)
-                    learner.accumulate(loss)
-                log.stepped(learner.step())
+                    learner.accumulate(self._loss(learner, task, part, len(rows), waits, log))
+                log.stepped(learner.step(regularise=not waits))
                 if log.keep_distances:
-                    self._measure_clip_range(learner, log)
+                    self._measure_clip_range(learner, log, state)
             if self.target_kl > 0 and log.kl_of_epoch() > self.target_kl:
                 break
         learner.version += 1
-        return {**log.means(), **self._log_clip_range(), **task.log}
+        measured = {} if state.clip_range is None else {"actor/clip_range": state.clip_range}
+        return {**log.means(), **measured, **task.log}
 
     def _loss(
         self,
         learner: Learner,
-        task: _Task,
+        task: _Prepared,
         rows: Rows,
         step_rows: int,
-        normal: tuple[float, float],
+        waits: bool,
         log: UpdateLog,
     ) -> Tensor:
         """Loss of some rows of a minibatch of ``step_rows``; over all rows it adds up to its."""
@@ -281,11 +340,11 @@ class PolicyGradient(ABC):
         scale = task.batch.valid.sum() / step_rows
         loss = torch.zeros(())
         logprob, executed = scores.logprob.cpu(), task.raw_mask[at]
-        entropy = (scores.entropy.cpu() * executed).sum(-1) / executed.sum(-1)
-        if not self.actor_waits(learner):
-            loss = (
-                scale * (task.weight[at] * self._policy_loss(task, at, logprob, normal, log)).sum()
-            )
+        # Not a product with the mask: what was not executed may be anything, NaN included.
+        units = torch.where(executed, scores.entropy.cpu(), torch.zeros(()))
+        entropy = units.sum(-1) / executed.sum(-1)
+        if not waits:
+            loss = scale * (task.weight[at] * self._policy_loss(task, at, logprob, log)).sum()
             if self.entropy_coef > 0:
                 loss = loss - self.entropy_coef * entropy.sum() / step_rows
         if task.target is not None:
@@ -299,25 +358,23 @@ class PolicyGradient(ABC):
 
     def _policy_loss(
         self,
-        task: _Task,
+        task: _Prepared,
         at: tuple[Tensor, Tensor],
         logprob: Tensor,
-        normal: tuple[float, float],
         log: UpdateLog,
     ) -> Tensor:
         """``[R, U]`` loss of every unit."""
         level, mask, episode = self.importance_sampling_level, task.mask[at], at[0]
         new, _ = F.at_level(logprob, task.raw_mask[at], task.batch.horizon, level)
         log_ratio = F.log_ratio(new, task.old[at], mask, level, episode)
-        shift, factor = normal
         surrogate = F.surrogate_loss(
             self.loss_type,
             new,
             log_ratio,
-            (task.advantage[at][:, None] - shift) * factor,
+            task.advantage[at][:, None],
             mask,
             episode,
-            *self.clip_range(),
+            *task.clip_range,
             self.clip_ratio_c,
         )
         loss = surrogate.loss
@@ -330,20 +387,15 @@ class PolicyGradient(ABC):
         log.ratios(log_ratio.detach().exp(), surrogate.clipped, mask)
         return loss
 
-    def _measure_clip_range(self, learner: Learner, log: UpdateLog) -> None:
+    def _measure_clip_range(self, learner: Learner, log: UpdateLog, state: UpdateState) -> None:
         distances = learner.ranks.everything(log.distances)
         if not distances:  # before the first step all ratios are 1
             return
         log.keep_distances = False
         measured = float(np.quantile(np.concatenate(distances), self.clip_quantile))
-        before = vars(self)["_measured"]
-        if before is not None:
-            measured = CLIP_MEMORY * before + (1 - CLIP_MEMORY) * measured
-        object.__setattr__(self, "_measured", measured)
-
-    def _log_clip_range(self) -> dict[str, float]:
-        measured = vars(self)["_measured"]
-        return {} if measured is None else {"actor/clip_range": measured}
+        if state.clip_range is not None:
+            measured = CLIP_MEMORY * state.clip_range + (1 - CLIP_MEMORY) * measured
+        state.clip_range = measured
 
 
 def _at(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -351,7 +403,7 @@ def _at(rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Prepared:
     """A batch made ready: everything that does not change while it is reused, all ``[N, T, ...]``.
 
     ``old``, ``mask``, ``weight``, ``reference`` and ``correction`` are at the level of the ratio.
@@ -368,10 +420,19 @@ class _Task:
     weight: Tensor
     reference: Tensor | None
     correction: Tensor | None
+    state: UpdateState
+    algorithm: PolicyGradient
     log: Mapping[str, float]
 
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """Below and above 1; it may be measured while the batch is reused."""
+        return self.algorithm.clip_range(self.state)
+
     @classmethod
-    def prepare(cls, algorithm: PolicyGradient, learner: Learner, batch: RolloutBatch) -> _Task:
+    def of(
+        cls, algorithm: PolicyGradient, learner: Learner, batch: RolloutBatch, state: UpdateState
+    ) -> _Prepared:
         reward = torch.from_numpy(batch.reward)
         acting = torch.from_numpy(batch.chunk.logprob)
         every = torch.from_numpy(batch.mask)
@@ -387,7 +448,7 @@ class _Task:
                 kl = F.divergence(acting, reference, every, "k1").sum(-1)
                 reward = reward - algorithm.kl_coef * kl
                 log["train/kl_reward"] = float(kl.sum(1).mean())
-        credit = algorithm.credit(batch, reward)
+        credit = algorithm.credit(batch, reward, state)
         advantage, batch = credit.advantage, credit.batch
         if advantage.dim() == 1:
             advantage = advantage[:, None].expand(batch.valid.shape)
@@ -404,8 +465,7 @@ class _Task:
                 level(raw_old)[0], *level(acting), algorithm.rollout_correction_max
             )
         old, mask = level(raw_old)
-        longest = max(t.spec.task.max_steps for t in batch.episodes)
-        units = longest * mask.shape[2] / batch.horizon
+        units = state.longest * mask.shape[2] / batch.horizon
         return cls(
             batch=batch,
             advantage=advantage.float(),
@@ -420,5 +480,20 @@ class _Task:
             ),
             reference=None if reference is None else level(reference)[0],
             correction=correction,
-            log={**log, **credit.log},
+            state=state,
+            algorithm=algorithm,
+            log={**_describe(advantage, batch), **log, **credit.log},
         )
+
+
+def _describe(advantage: Tensor, batch: RolloutBatch) -> dict[str, float]:
+    """Advantages as they are learned from, and returns of the episodes."""
+    counted = advantage[torch.from_numpy(batch.valid)]
+    returns = torch.from_numpy(batch.reward).sum(1)
+    found = {"actor/advantage": counted, "train/return": returns}
+    return {
+        f"{name}_{what}": float(value)
+        for name, values in found.items()
+        if len(values)
+        for what, value in (("mean", values.mean()), ("std", values.std(correction=0)))
+    }

@@ -137,6 +137,7 @@ class _Recorder:
             success=bool(result.success),
             truncated=bool(result.truncated),
             policy_version=self.settings.version,
+            last_env_reward=float(result.last_reward),
         )
 
 
@@ -188,12 +189,14 @@ def play(
     while turns:
         rows = turns.popleft()
         result = simulation.receive(rows)
+        acting = [recorders[row] for row in rows]
+        values = _final_values(actor, acting, result) if settings.final_value else {}
         for index, row in enumerate(rows):
-            recorders[row].moved(result[index])
+            acting[index].moved(result[index])
             if result.done[index]:
-                value = _final_value(actor, recorders[row], result[index])
-                finished[int(row)] = recorders[row].finish(result[index], value)
-                on_finished(finished[int(row)])
+                ended = acting[index].finish(result[index], values.get(index, 0.0))
+                finished[int(row)] = ended
+                on_finished(ended)
         alive = ~result.done
         if alive.any():
             simulation.submit(rows[alive], decide(rows[alive], result.obs[alive]))
@@ -202,9 +205,13 @@ def play(
     return [finished[row] for row in range(len(specs))]
 
 
-def _final_value(actor: Actor, recorder: _Recorder, result: StepResult) -> float:
-    """V(last observation) after a time limit; 0 after a true end or where nobody asked."""
-    if not (recorder.settings.final_value and result.truncated):
-        return 0.0
-    last = result.obs[None]
-    return float(actor.act(last, [recorder.spec.task.instruction], None).value[0])
+def _final_values(
+    actor: Actor, recorders: Sequence[_Recorder], result: StepResult
+) -> dict[int, float]:
+    """The critic's output for the last observation of the rows that the time limit ended."""
+    cut = np.flatnonzero(result.truncated)
+    if not len(cut):
+        return {}
+    words = [recorders[index].spec.task.instruction for index in cut]
+    values = actor.act(result.obs[cut], words, None).value
+    return {int(index): float(value) for index, value in zip(cut, values, strict=True)}

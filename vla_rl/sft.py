@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,14 +119,13 @@ class Cloning:
     def advance(self) -> float:
         """One gradient step; returns the loss."""
         config, data = self._config, self._data
-        self.learner.scale_lr(one_cycle(self.step / config.steps))
         batch = data.sample(self._rng, config.batch_size, config.balance_tasks)
         obs = augment(batch.obs, config, self._spread, self._rng)
         features = None if self._kept is None else self._kept[batch.rows]
         words, wanted, mask = batch.instruction, batch.actions, batch.mask
         loss = self._policy.imitation_loss(obs, words, wanted, mask, features)
         self.learner.accumulate(loss)
-        self.learner.step()
+        self.learner.step(rate=one_cycle(self.step / config.steps))
         self.step += 1
         return float(loss.detach())
 
@@ -217,11 +216,11 @@ class DemoAnchor:
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
         self._features = kept_features(policy, data, config.batch_size) if policy.keeps else None
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, step: int) -> Iterator[Tensor]:
         """A scalar with gradient; batch and noise depend on the seed and the step only."""
         rng = np.random.default_rng([self._seed, 3, step])
         obs, sentences, actions, mask, rows = self._data.sample(rng, self._config.batch_size, True)
         torch.manual_seed(int(rng.integers(2**63)))  # some heads imitate with noise
         features = None if self._features is None else self._features[rows]
         loss = self._policy.imitation_loss(obs, sentences, actions, mask, features)
-        return self._config.coef * loss
+        yield self._config.coef * loss

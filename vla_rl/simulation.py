@@ -42,6 +42,7 @@ class StepResult(Arrays):
     Attributes:
         obs: ``[B]`` the next observation; meaningless where ``done`` without ``truncated``.
         reward: ``[B]`` environment reward summed over the executed actions.
+        last_reward: ``[B]`` that of the last of them alone.
         executed: ``[B, H]`` bool.
         progress: ``[B]`` in [0, 1].
         success: ``[B]`` bool.
@@ -52,6 +53,7 @@ class StepResult(Arrays):
 
     obs: Observation
     reward: Floats
+    last_reward: Floats
     executed: Bools
     progress: Floats
     success: Bools
@@ -69,6 +71,7 @@ class StepResult(Arrays):
                 state=np.zeros((count, spaces.state_dim), np.float32),
             ),
             reward=np.zeros(count, np.float32),
+            last_reward=np.zeros(count, np.float32),
             executed=np.zeros((count, horizon), bool),
             progress=np.zeros(count, np.float32),
             success=np.zeros(count, bool),
@@ -175,6 +178,7 @@ class SlotPool:
             out.reward[index] += outcome.reward
             if outcome.terminated or outcome.truncated:
                 break
+        out.last_reward[index] = outcome.reward
         out.progress[index] = outcome.progress
         out.success[index] = outcome.success
         out.completed[index] = outcome.completed

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,16 +25,18 @@ from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.config import World, to_json, write_world
 from vla_rl.demos import DemoSet
 from vla_rl.distributed import ALONE, Ranks
+from vla_rl.episode_end import EpisodeEnd, Pays, Reward, end_of
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
 from vla_rl.interruption import Interruption
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout import PlaySettings
+from vla_rl.running import RunningMoments
 from vla_rl.sft import AnchorConfig, Cloning, DemoAnchor, SFTConfig
 from vla_rl.statistics import EvalResult
 from vla_rl.train import Algorithm, Keeper, Loop, TrainConfig, run
-from vla_rl.types import Curriculum, EpisodeSpec, Reward, Spaces, Trajectory, seed_for
+from vla_rl.types import Curriculum, EpisodeSpec, Spaces, Trajectory, seed_for
 from vla_rl.workers import cores
 
 MET = 16
@@ -93,8 +95,54 @@ def curriculum_named(name: str, world: World, seed: int) -> Curriculum:
 
 
 def rewards_named(names: Sequence[str]) -> list[Reward]:
-    """Reward models by name."""
-    return [plugins.load("rewards", name).reward for name in names]
+    """Reward models by name.
+
+    Raises:
+        ValueError: If one is unknown, or says that it pays for something unheard of.
+    """
+    return [_reward_named(name) for name in names]
+
+
+def _reward_named(name: str) -> Reward:
+    module = plugins.load("rewards", name)
+    pays = vars(module).get("PAYS", "outcome")
+    if pays not in get_args(Pays):
+        raise ValueError(plugins.unknown(f"PAYS of reward {name!r}:", pays, get_args(Pays)))
+    return Reward(module.reward, pays)
+
+
+def end_of_episodes(recipe: Recipe, world: World) -> EpisodeEnd:
+    """How episodes end in a run.
+
+    Raises:
+        ValueError: If rewards, algorithm and time limit do not fit together.
+    """
+    suite = plugins.load("envs", world.suite)
+    ends: Callable[[Any], bool] = vars(suite).get("success_ends", lambda settings: True)
+    return end_of(
+        recipe.rewards,
+        success_ends=ends(world.settings()),
+        uses_critic=recipe.algorithm.uses_critic,
+        credits_decisions=recipe.algorithm.credits_decisions,
+        gamma=recipe.algorithm.discount,
+        time_limit=recipe.train.time_limit,
+    )
+
+
+def check_recipe(recipe: Recipe, policy: PolicyBase, world: World) -> None:
+    """Refuse what cannot work together, before any long work.
+
+    Raises:
+        ValueError: With what does not fit and what to change.
+    """
+    end_of_episodes(recipe, world)
+    recipe.algorithm.density_for(policy)
+    if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
+        raise ValueError(
+            f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a budget that repeats: give "
+            f"--train.iterations or --train.env-steps instead of --train.minutes "
+            f"{recipe.train.minutes}"
+        )
 
 
 def new_folder(folder: Path, command: Any, resume: bool) -> None:
@@ -126,24 +174,31 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     Raises:
         ValueError: If a setting is bad, or does nothing in this policy.
     """
-    torch.manual_seed(seed)
-    policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
     policy.check_use()
     return policy.to(pick_device(device))
 
 
-def meet_states(collector: Collector, policy: PolicyBase, world: World, seed: int) -> None:
+def meet_states(
+    collector: Collector, policy: PolicyBase, world: World, seed: int
+) -> RunningMoments:
     """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
 
-    A policy that was cloned has this from its demonstrations.
+    A policy that was cloned has this from its demonstrations. Returns the statistics, which go on
+    in training.
     """
     tasks = world.resolved()
     policy.remember([task.instruction for task in tasks])
     count = max(1, MET // len(tasks))
     specs = world.specs("train", count)
-    keys = episode_keys(seed, 0, count=len(specs))
+    keys = episode_keys(seed, "first states", count=len(specs))
     episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
-    policy.fit_statistics(np.concatenate([t.obs.state for t in episodes]))
+    met = RunningMoments()
+    met.add(np.concatenate([t.obs.state for t in episodes]))
+    policy.set_statistics(met.mean, met.std)
+    return met
 
 
 def open_collector(
@@ -367,11 +422,13 @@ def improve_stage(
     resume: bool,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
+    statistics: RunningMoments | None = None,
 ) -> None:
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
     With an anchor in the recipe, ``demos`` are what it holds on to. A ``keeper`` sees every episode
-    that is played. Of several ranks only the main one writes and talks.
+    that is played; ``statistics`` of the proprioception met so far go on if they are given. Of
+    several ranks only the main one writes and talks.
     """
     policy.remember([task.instruction for task in world.resolved()])
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
@@ -379,7 +436,7 @@ def improve_stage(
     learner = Learner(policy, recipe.learner, trains, ranks=ranks)
     if recipe.algorithm.uses_reference:
         # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
-        learner.reference = copy.deepcopy(policy).requires_grad_(False)
+        learner.reference = frozen_copy(policy)
     if recipe.anchor.coef > 0 and demos is not None:
         data = ChunkDataset(demos.load([t.id for t in world.resolved()]), policy.chunk)
         learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed)
@@ -389,8 +446,11 @@ def improve_stage(
         recipe.algorithm,
         recipe.curriculum,
         recipe.rewards,
+        end_of_episodes(recipe, world),
+        world.resolved(),
         recipe.train,
         recipe.seed,
+        statistics,
         keeper=keeper,
     )
     if resume:
@@ -416,6 +476,15 @@ def improve_stage(
         wanted = ranks.anyone(interruption.wanted())
     if wanted:
         raise KeyboardInterrupt
+
+
+def frozen_copy(policy: PolicyBase) -> PolicyBase:
+    """A copy of what is being trained that stays as it is; what is frozen is shared, not copied.
+
+    So the reference of a policy with a frozen or LoRA backbone costs its adapters and heads only.
+    """
+    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    return copy.deepcopy(policy, shared).requires_grad_(False)
 
 
 def save_checkpoint(run_: Run, loop: Loop) -> None:

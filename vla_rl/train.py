@@ -6,22 +6,40 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from vla_rl import seeding
 from vla_rl.collector import Collector, OnEpisode, episode_keys
+from vla_rl.episode_end import EpisodeEnd, Reward, TimeLimit, rewarded
 from vla_rl.learner import Learner
+from vla_rl.policy import Policy
 from vla_rl.rollout import PlaySettings
-from vla_rl.types import Curriculum, Group, Reward, RolloutBatch, Timing, with_reward
+from vla_rl.running import RunningMoments
+from vla_rl.types import Curriculum, Floats, Group, RolloutBatch, Task, Timing
+
+
+class AlgorithmState(Protocol):
+    """What an algorithm carries from update to update; the loop owns and saves it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state for resuming."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
 
 
 class Algorithm(Protocol):
     """What the loop needs of an algorithm (a dataclass in ``vla_rl/algorithms`` or a user's own).
 
+    It holds settings only; what changes during a run is in the state that :meth:`new_state` makes.
+
     Attributes:
         group_size: Rollouts from each start.
-        uses_critic: Whether episodes cut by the time limit need a bootstrap value.
+        uses_critic: Whether episodes cut by the time limit may need a bootstrap value.
+        credits_decisions: Whether single decisions are credited with what came after them.
+        discount: Per decision; 1 for algorithms that add up rewards.
         uses_reference: Whether the learner must hold the policy that training started from.
         dynamic_sampling: Whether starts are drawn again in place of dropped groups.
         trains: Parameter groups of the policy that the algorithm trains.
@@ -36,6 +54,14 @@ class Algorithm(Protocol):
         """See above."""
 
     @property
+    def credits_decisions(self) -> bool:
+        """See above."""
+
+    @property
+    def discount(self) -> float:
+        """See above."""
+
+    @property
     def uses_reference(self) -> bool:
         """See above."""
 
@@ -47,19 +73,22 @@ class Algorithm(Protocol):
     def trains(self) -> tuple[str, ...]:
         """See above."""
 
+    def density_for(self, policy: Policy) -> str:
+        """The density of the policy's noise that suits, of ``policy.densities``."""
+
+    def new_state(self, tasks: Sequence[Task]) -> AlgorithmState:
+        """The state of a run on these tasks before its first update."""
+
     def keep(self, group: Group) -> bool:
         """Whether a group can teach something; the others are dropped."""
 
+    def observe(self, groups: Sequence[Group], state: Any) -> None:
+        """Look at every group that was played, before the update from those that are kept."""
+
     def update(
-        self, learner: Learner, batch: RolloutBatch, rng: np.random.Generator
+        self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator
     ) -> dict[str, float]:
         """Improve the policy on one batch; returns what to log."""
-
-    def state_dict(self) -> dict[str, object]:
-        """JSON-able state for resuming."""
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a state."""
 
 
 class Keeper(Protocol):
@@ -92,6 +121,15 @@ class TrainConfig:
     those that were dropped."""
     checkpoint_every: int = 5
     """Iterations between checkpoints; the last one is always saved."""
+    time_limit: TimeLimit = "auto"
+    """What the end of the horizon means for an algorithm with a critic: `failure` (the task had to
+    be done by then, nothing follows), `bootstrap` (the task goes on; the critic says what follows),
+    or `auto`: `bootstrap` only if rewards are paid for every step and success does not end an
+    episode."""
+    running_statistics: bool = True
+    """For a policy from fresh weights: go on, from iteration to iteration, to normalise
+    proprioception by everything that was met. A policy that was cloned keeps the statistics of its
+    demonstrations."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every"):
@@ -109,11 +147,13 @@ class Draw(NamedTuple):
         kept: Groups to learn from.
         played: Every group that was played.
         seconds: Wall time by part.
+        tries: How often groups were drawn.
     """
 
     kept: list[Group]
     played: list[Group]
     seconds: dict[str, float]
+    tries: int
 
 
 @dataclass
@@ -121,7 +161,12 @@ class Loop:
     """The state of a run, and one iteration of it.
 
     Attributes:
+        tasks: What is practised.
+        end: How episodes end.
         seed: Of noise and minibatches.
+        statistics: Of the proprioception met so far, if they go on; the policy's are theirs after
+            every iteration, so that one iteration acts and learns with the same.
+        state: The algorithm's.
         iteration: Iterations done.
         env_steps: Environment steps taken so far.
     """
@@ -131,8 +176,12 @@ class Loop:
     algorithm: Algorithm
     curriculum: Curriculum
     rewards: Sequence[Reward]
+    end: EpisodeEnd
+    tasks: Sequence[Task]
     config: TrainConfig
     seed: int
+    statistics: RunningMoments | None = None
+    state: AlgorithmState = field(init=False)
     iteration: int = 0
     env_steps: int = 0
     episodes: int = 0
@@ -150,6 +199,8 @@ class Loop:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
             )
+        self.learner.policy.use_density(self.algorithm.density_for(self.learner.policy))
+        self.state = self.algorithm.new_state(self.tasks)
 
     def step(self) -> dict[str, float]:
         """One iteration: collect, update, and return what to log."""
@@ -159,15 +210,31 @@ class Loop:
             self.keeper.keep(draw.played, self.iteration)
         collected = time.perf_counter()
         metrics: dict[str, float] = {}
+        clamped = self._clamped(draw)
+        self.algorithm.observe(draw.played, self.state)
         if draw.kept:
-            rng = np.random.default_rng([self.seed, 2, self.iteration])
+            rng = seeding.generator(self.seed, "minibatches", self.iteration)
             batch = RolloutBatch.pack(draw.kept)
-            metrics = self.algorithm.update(self.learner, batch, rng)
+            self.learner.done = self.done
+            metrics = self.algorithm.update(self.learner, batch, self.state, rng)
+            self._follow_states(draw)
         self.iteration += 1
         ended = time.perf_counter()
         self.seconds += ended - began
         parts = {**draw.seconds, "update": ended - collected}
-        return {**metrics, **self._describe(draw), **_shares(parts, ended - began)}
+        return {
+            **metrics,
+            **clamped,
+            **self._rates(),
+            **self._describe(draw),
+            **_shares(parts, ended - began),
+        }
+
+    @property
+    def done(self) -> float:
+        """Share of the run's iterations or environment steps that is done, whichever is more."""
+        most = self.config.env_steps or float("inf")
+        return min(1.0, max(self.iteration / self.config.iterations, self.env_steps / most))
 
     def _draw(self) -> Draw:
         """Play groups; with dynamic sampling until enough are kept or the tries are used up."""
@@ -179,26 +246,45 @@ class Loop:
         timing = Timing()
         for attempt in range(tries):
             specs = self.curriculum.sample(wanted - len(kept))
-            keys = episode_keys(self.seed, self.iteration, attempt, count=len(specs) * size)
+            count = len(specs) * size
+            keys = episode_keys(self.seed, "train", self.iteration, attempt, count=count)
             # A group stays on one rank; all ranks then see every group, in the order of one rank.
             mine = ranks.share(range(len(specs)))
             rollout = self.collector.collect(
                 self.learner.policy,
                 [specs[i] for i in mine for _ in range(size)],
                 [keys[i * size + member] for i in mine for member in range(size)],
-                PlaySettings(final_value=self.algorithm.uses_critic, version=self.learner.version),
+                PlaySettings(final_value=self.end.bootstrap, version=self.learner.version),
                 self.on_episode,
             )
             for part, seconds in rollout.seconds.items():
                 timing.add(part, seconds)
-            scored = [with_reward(t, self.rewards) for t in rollout.trajectories]
+            scored = [rewarded(t, self.rewards, self.end) for t in rollout.trajectories]
             groups = ranks.gather([scored[i : i + size] for i in range(0, len(scored), size)])
             self.curriculum.update(groups)
             played += groups
             kept += [group for group in groups if self.algorithm.keep(group)]
             if len(kept) >= wanted:
                 break
-        return Draw(kept, played, timing.seconds)
+        return Draw(kept, played, timing.seconds, attempt + 1)
+
+    def _follow_states(self, draw: Draw) -> None:
+        """Normalise proprioception by everything that was met, from the next iteration on."""
+        if self.statistics is None:
+            return
+        self.statistics.add(_states(draw))
+        self.learner.policy.set_statistics(self.statistics.mean, self.statistics.std)
+
+    def _clamped(self, draw: Draw) -> dict[str, float]:
+        return {"train/clamped_states": self.learner.policy.clamped_share(_states(draw))}
+
+    def _rates(self) -> dict[str, float]:
+        """Learning rates and deviations that are in force."""
+        found = {f"learner/lr/{g['name']}": g["lr"] for g in self.learner.optimizer.param_groups}
+        deviation = self.learner.policy.deviation()
+        if deviation is not None:
+            found |= {f"actor/std/{i}": float(std) for i, std in enumerate(deviation)}
+        return {**found, "learner/steps_skipped": self.learner.skipped}
 
     def _describe(self, draw: Draw) -> dict[str, float]:
         episodes = [t for group in draw.played for t in group]
@@ -224,6 +310,7 @@ class Loop:
             "train/env_reward": float(np.mean([t.env_reward.sum() for t in episodes])),
             "train/groups_played": len(draw.played),
             "train/groups_kept": len(draw.kept),
+            "train/tries": draw.tries,
             "train/frac_groups_dropped": 1 - len(draw.kept) / len(draw.played),
             "train/frac_env_steps_dropped": 1 - _env_steps(draw.kept) / _env_steps(draw.played),
             "train/env_steps": self.env_steps,
@@ -240,7 +327,9 @@ class Loop:
             "seconds": self.seconds,
             "version": self.learner.version,
             "steps": self.learner.steps,
-            "algorithm": self.algorithm.state_dict(),
+            "skipped": self.learner.skipped,
+            "algorithm": self.state.state_dict(),
+            "statistics": {} if self.statistics is None else self.statistics.state_dict(),
             "curriculum": self.curriculum.state_dict(),
             "keeper": {} if self.keeper is None else self.keeper.state_dict(),
         }
@@ -251,7 +340,10 @@ class Loop:
             setattr(self, name, state[name])
         self.learner.version = int(str(state["version"]))
         self.learner.steps = int(str(state["steps"]))
-        self.algorithm.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
+        self.learner.skipped = int(str(state["skipped"]))
+        self.state.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
+        if self.statistics is not None:
+            self.statistics.load_state_dict(state["statistics"])  # type: ignore[arg-type]
         self.curriculum.load_state_dict(state["curriculum"])  # type: ignore[arg-type]
         if self.keeper is not None:
             self.keeper.load_state_dict(state["keeper"])  # type: ignore[arg-type]
@@ -272,6 +364,11 @@ def run(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> N
         if loop.learner.ranks.anyone(loop.seconds >= limit or stopped()):
             break
         on_iteration(loop, loop.step())
+
+
+def _states(draw: Draw) -> Floats:
+    """Proprioception ``[n, S]`` at every decision that was made."""
+    return np.concatenate([t.obs.state for group in draw.played for t in group])
 
 
 def _env_steps(groups: Sequence[Group]) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,10 +158,13 @@ class Trajectory:
         reward: ``[T]`` float32, what algorithms learn from; made by reward models.
         progress: ``[T + 1]`` float32 in [0, 1], at every decision and at the end.
         completed: ``[T + 1]`` int64, bit i is set once subgoal i of the task has been completed.
-        final_value: Critic value of the last observation; 0 if the episode terminated.
+        final_value: The critic's output for the last observation; 0 unless the time limit ended it.
         success: Whether the task was solved at any step.
         truncated: Whether the time limit ended it (never merged with termination).
         policy_version: The learner's version that acted.
+        last_env_reward: The environment's own reward of the last step alone.
+        bootstrapped: Whether ``final_value`` counts, so that something follows the end; decided
+            with the rewards (:mod:`vla_rl.episode_end`).
     """
 
     spec: EpisodeSpec
@@ -176,6 +179,8 @@ class Trajectory:
     success: bool
     truncated: bool
     policy_version: int
+    last_env_reward: float = 0.0
+    bootstrapped: bool = False
 
     @property
     def decisions(self) -> int:
@@ -219,7 +224,8 @@ class RolloutBatch:
         mask: ``[N, T, K]`` bool, true for units whose action was really executed.
         valid: ``[N, T]`` bool, true for decisions that were made.
         reward: ``[N, T]`` float32.
-        final_value: ``[N]`` float32; truncated: ``[N]`` bool; success: ``[N]`` bool.
+        final_value: ``[N]`` float32; bootstrapped: ``[N]`` bool, where it counts.
+        success: ``[N]`` bool.
         group: ``[N]`` int, index of the row's group.
         horizon: H, so that K units can be seen as ``[H, K // H]``.
         episodes: The N trajectories that were packed.
@@ -231,7 +237,7 @@ class RolloutBatch:
     valid: Bools
     reward: Floats
     final_value: Floats
-    truncated: Bools
+    bootstrapped: Bools
     success: Bools
     group: NDArray[np.int64]
     horizon: int
@@ -291,7 +297,7 @@ class RolloutBatch:
             valid=np.asarray(executed.any(axis=2)),
             reward=cast(Floats, padded(lambda t: t.reward)),
             final_value=np.array([t.final_value for t in rows], np.float32),
-            truncated=np.array([t.truncated for t in rows], bool),
+            bootstrapped=np.array([t.bootstrapped for t in rows], bool),
             success=np.array([t.success for t in rows], bool),
             group=np.repeat(np.arange(len(groups)), [len(g) for g in groups]),
             horizon=horizon,
@@ -374,7 +380,9 @@ class Suite(Protocol):
     name; ``prepare(settings) -> str``, called once before any worker starts, which finds what draws
     the images, says so and raises ``RuntimeError`` with advice where there is nothing;
     ``filmed(settings)``, settings for videos; ``diagnose()``, a list of :class:`Check`;
-    ``dense_reward(trajectory)``, its own reward scaled so that the best episode is worth about 1.
+    ``dense_reward(task)``, the :class:`DenseReward` with which the best episode of its own reward
+    is worth about 1; ``success_ends(settings)``, whether success ends an episode (it does unless
+    this says otherwise).
     """
 
     def tasks(self) -> tuple[Task, ...]:
@@ -391,8 +399,18 @@ Expert = Callable[["SimEnv"], Floats]
 """Looks at the true state of an environment and returns an ``[A]`` action in [-1, 1]."""
 
 
-Reward = Callable[[Trajectory], Floats]
-"""``(trajectory) -> [T]`` float32; pure; several are composed by sum."""
+class DenseReward(NamedTuple):
+    """How a suite's own reward is scaled, and what it pays for being done.
+
+    Attributes:
+        scale: What the reward is multiplied with.
+        solved_step: The suite's own reward of a step in which the task is solved, at which a solved
+            episode goes on being paid until its horizon; None takes that of its last step, 0 is for
+            rewards that are paid once.
+    """
+
+    scale: float = 1.0
+    solved_step: float | None = None
 
 
 class Curriculum(Protocol):
@@ -409,14 +427,6 @@ class Curriculum(Protocol):
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over a state written by ``state_dict``."""
-
-
-def with_reward(trajectory: Trajectory, rewards: Sequence[Reward]) -> Trajectory:
-    """The trajectory with ``reward`` set to the sum of the reward models."""
-    total = np.zeros(trajectory.decisions, np.float32)
-    for reward in rewards:
-        total = total + reward(trajectory)
-    return replace(trajectory, reward=total.astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vla_rl import functional as F
 from vla_rl.distributed import Ranks
+from vla_rl.learner import Step
 
 
 class UpdateLog:
@@ -25,7 +26,7 @@ class UpdateLog:
         self._total: dict[str, list[float]] = {}
         self._epoch_start: list[float] = [0.0, 0.0]
         self._steps = 0
-        self._norms = 0.0
+        self._by_group: dict[str, list[float]] = {}
         self.distances: list[np.ndarray] = []
 
     def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
@@ -51,10 +52,15 @@ class UpdateLog:
         kl = F.divergence(old, new, executed, "k3")
         self.add("actor/ppo_kl", kl.sum(), executed.sum())
 
-    def stepped(self, norm: float) -> None:
-        """A gradient step was taken."""
+    def stepped(self, step: Step) -> None:
+        """A gradient step was taken, or skipped."""
+        if not step.norms:
+            return
         self._steps += 1
-        self._norms += norm
+        for name, norm in step.norms.items():
+            sums = self._by_group.setdefault(name, [0.0, 0.0])
+            sums[0] += norm
+            sums[1] += step.clipped[name]
 
     def new_epoch(self) -> None:
         """A pass over the batch begins."""
@@ -80,4 +86,9 @@ class UpdateLog:
             variance = out["actor/ratio_std"] - out["actor/ratio_mean"] ** 2
             out["actor/ratio_std"] = max(variance, 0.0) ** 0.5
             out["actor/ratio_mean"] += 1
-        return {**out, "actor/grad_norm": self._norms / self._steps, "actor/updates": self._steps}
+        steps = max(self._steps, 1)
+        for name, (norm, clipped) in self._by_group.items():
+            part = "actor" if name == "head" else name
+            out[f"{part}/grad_norm"] = norm / steps
+            out[f"{part}/grad_clipped"] = clipped / steps
+        return {**out, "actor/kl_last_epoch": self.kl_of_epoch(), "actor/updates": self._steps}

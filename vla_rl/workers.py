@@ -104,8 +104,9 @@ class SimulationWorker:
         result = self.pool.execute(slots, actions)
         self._shared.write(rows, result.obs)
         seconds, self.pool.timing.seconds = self.pool.timing.seconds, {}
-        light = (result.reward, result.executed, result.progress, result.success)
-        return (*light, result.completed, result.truncated, result.done), seconds
+        light = (result.reward, result.last_reward, result.executed, result.progress)
+        end = (result.success, result.completed, result.truncated, result.done)
+        return (*light, *end), seconds
 
 
 class WorkerFactory(Protocol):

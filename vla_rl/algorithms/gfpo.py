@@ -18,10 +18,9 @@ units, for the reason given in `dapo`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,11 +29,18 @@ from torch import Tensor
 from vla_rl import attributes
 from vla_rl import functional as F
 from vla_rl.group_relative import GroupRelative
-from vla_rl.policy_gradient import Credit, KLPlacement
-from vla_rl.types import Bools, RolloutBatch
+from vla_rl.policy_gradient import Credit, KLPlacement, UpdateState
+from vla_rl.types import Bools, Group, RolloutBatch, Task
 
 HISTORY = 512  # groups that difficulty is measured against; older ones met a weaker policy
 READY = 8  # groups to have seen before difficulty is told apart
+
+
+@dataclass
+class State(UpdateState):
+    """Also the mean returns of the groups seen last."""
+
+    history: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,6 @@ class Algorithm(GroupRelative):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # State, not a setting: so not a field.
-        object.__setattr__(self, "_seen", deque(maxlen=HISTORY))
         attributes.named(self.metric)
         if self.adv_estimator != "grpo":
             raise ValueError(
@@ -85,13 +89,22 @@ class Algorithm(GroupRelative):
                     "filters nothing"
                 )
 
-    def credit(self, batch: RolloutBatch, reward: Tensor) -> Credit:
+    def new_state(self, tasks: Sequence[Task]) -> State:
+        """No group was seen yet."""
+        return State(**vars(super().new_state(tasks)))
+
+    def observe(self, groups: Sequence[Group], state: State) -> None:
+        """Remember how hard every start was that was played, also those without contrast."""
+        means = [float(np.mean([t.total_reward for t in group])) for group in groups]
+        state.history = [*state.history, *means][-HISTORY:]
+
+    def credit(self, batch: RolloutBatch, reward: Tensor, state: State) -> Credit:
         """Advantages of the members that are kept; the others are masked."""
         returns = reward.sum(1)
         group = torch.from_numpy(batch.group)
         attribute = attributes.named(self.metric)
         cost = np.array([attribute(t) for t in batch.episodes])
-        kept, sizes = self._retain(batch, returns.numpy(), cost)
+        kept, sizes = self._retain(batch, returns.numpy(), cost, state)
         compared = np.ones_like(kept) if self.retention == "full_group" else kept
         advantage = torch.zeros_like(returns)
         advantage[compared] = F.group_relative(
@@ -111,7 +124,7 @@ class Algorithm(GroupRelative):
         return Credit(batch.only(used), advantage, log=log)
 
     def _retain(
-        self, batch: RolloutBatch, returns: np.ndarray, cost: np.ndarray
+        self, batch: RolloutBatch, returns: np.ndarray, cost: np.ndarray, state: State
     ) -> tuple[Bools, list[int]]:
         """``[N]`` who is kept, and k of each group."""
         score = cost if self.order == "lowest" else -returns / np.maximum(cost, 1e-6)
@@ -119,7 +132,7 @@ class Algorithm(GroupRelative):
         sizes = []
         for g in np.unique(batch.group):
             rows = np.flatnonzero(batch.group == g)
-            size = self._size(float(returns[rows].mean()))
+            size = self._size(float(returns[rows].mean()), state)
             sizes.append(size)
             if self.retention == "best":
                 kept[rows] = F.keep_best(score[rows], size)
@@ -129,27 +142,10 @@ class Algorithm(GroupRelative):
                 kept[rows] = F.keep_fast_successes(score[rows], batch.success[rows], size)
         return kept, sizes
 
-    def _size(self, mean_return: float) -> int:
+    def _size(self, mean_return: float, state: State) -> int:
         if not self.adaptive:
             return self.num_remains_in_group
-        self._history.append(mean_return)  # before reading, as in the paper
-        return F.adaptive_size(mean_return, np.array(self._history), self.adaptive_sizes, READY)
-
-    @property
-    def _history(self) -> deque[float]:
-        """Mean returns of the groups seen last."""
-        history: deque[float] = vars(self)["_seen"]
-        return history
-
-    def state_dict(self) -> dict[str, object]:
-        """The history of difficulty."""
-        return {**super().state_dict(), "history": list(self._history)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
-        super().load_state_dict(state)
-        self._history.clear()
-        self._history.extend(state["history"])
+        return F.adaptive_size(mean_return, np.array(state.history), self.adaptive_sizes, READY)
 
 
 def _means(cost: np.ndarray, success: Bools, kept: Bools) -> dict[str, float]:

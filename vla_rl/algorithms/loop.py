@@ -26,5 +26,8 @@ class Algorithm(GroupRelative):
     """One ratio per low-level action (RIPT-VLA)."""
     clip_ratio_high: float = 0.28
     """Clip range above a ratio of 1 (DAPO's clip-higher keeps exploration alive; RIPT-VLA 0.2)."""
+    clip_ratio_c: float = 3.0
+    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none. Without it
+    one unlikely action may take the whole gradient of its minibatch."""
     dynamic_sampling: bool = True
     """Draw starts again in place of those whose group has nothing to teach (RIPT-VLA)."""

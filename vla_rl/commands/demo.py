@@ -85,6 +85,7 @@ class Command:
             seed=self.seed,
         )
         clone = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
+        stages.check_recipe(recipe, clone, self.world)
         run = stages.new_run(self.out, self, self.resume)
         with stages.open_collector(self.world, self.rollout, clone) as collector:
             demos = self._record(run, collector, counts)

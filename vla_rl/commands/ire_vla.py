@@ -69,7 +69,6 @@ class Command:
         stages.rewards_named(self.rewards)
         demos = stages.fitting_demos(self.demos, self.world)
         policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
-        stages.new_folder(self.out, self, self.resume)
 
         def recipe(world: World, seed: int) -> stages.Recipe:
             return stages.Recipe(
@@ -82,6 +81,8 @@ class Command:
                 seed=seed,
             )
 
+        stages.check_recipe(recipe(self.world, self.seed), policy, self.world)
+        stages.new_folder(self.out, self, self.resume)
         with stages.open_collector(self.world, self.rollout, policy) as collector:
             procedure = Procedure(
                 folder=self.out,

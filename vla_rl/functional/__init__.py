@@ -7,16 +7,18 @@ No class with state, nothing of ours imported: every function can be checked by 
 
 from vla_rl.functional.aggregation import AGGREGATIONS, Aggregation, unit_weights
 from vla_rl.functional.credit import (
-    NO_CONTRAST,
+    EQUAL,
     RewardScale,
     decoupled,
     generalised_advantage,
     group_relative,
+    has_contrast,
     leave_one_out,
     length_weighted_baseline,
     process_supervision,
     returns_to_go,
     whiten,
+    whiten_advantages,
 )
 from vla_rl.functional.ratio import (
     EPISODE_LEVELS,
@@ -45,8 +47,8 @@ from vla_rl.functional.surrogate import (
 __all__ = [
     "AGGREGATIONS",
     "EPISODE_LEVELS",
+    "EQUAL",
     "LOSS_TYPES",
-    "NO_CONTRAST",
     "RATIO_LEVELS",
     "Aggregation",
     "KLEstimator",
@@ -61,6 +63,7 @@ __all__ = [
     "divergence",
     "generalised_advantage",
     "group_relative",
+    "has_contrast",
     "importance_weight",
     "keep_best",
     "keep_fast_successes",
@@ -73,4 +76,5 @@ __all__ = [
     "surrogate_loss",
     "unit_weights",
     "whiten",
+    "whiten_advantages",
 ]

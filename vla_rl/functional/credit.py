@@ -9,7 +9,7 @@ from torch import Tensor
 
 RewardScale = Literal["group", "batch", "none"]
 
-NO_CONTRAST = 1e-6  # returns closer than this are equal; never compare floats with zero
+EQUAL = 1e-5  # returns closer than this share of their size are equal but for rounding
 
 
 def group_relative(
@@ -94,11 +94,51 @@ def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
         values: ``[*]`` to whiten.
         weight: ``[*]`` how many samples each value stands for, for instance executed units.
         epsilon: Added to the variance, which is the unbiased one.
+
+    Returns:
+        ``[*]``; zeros if the values that count are equal but for rounding.
     """
     total = weight.sum()
     mean = (weight * values).sum() / total
     variance = (weight * (values - mean).square()).sum() / (total - 1).clamp(min=1)
+    counted = values[weight > 0]
+    if not has_contrast(counted):
+        return torch.zeros_like(values)
     return (values - mean) * torch.rsqrt(variance + epsilon)
+
+
+def has_contrast(returns: Tensor) -> bool:
+    """Whether returns differ by more than the rounding of sums of floats.
+
+    Relative to their size: returns of 1e-4 may differ by 1e-5, and those of 1000 by 1e-3 may not.
+
+    Args:
+        returns: ``[n]``; an empty one has no contrast.
+    """
+    if not len(returns):
+        return False
+    spread = returns.max() - returns.min()
+    return bool(spread > EQUAL * returns.abs().max())
+
+
+def whiten_advantages(advantage: Tensor, valid: Tensor, floor: float) -> Tensor:
+    """Zero mean and unit deviation over the decisions of a batch, never blown up from nearly none.
+
+    Args:
+        advantage: ``[N, T]``.
+        valid: ``[N, T]`` bool, true for decisions that were made.
+        floor: Least deviation to divide by, in units of the advantages: where a critic's errors are
+            all that is left of them, they are not made as large as those of a batch that teaches.
+
+    Returns:
+        ``[N, T]``, zero after the end of an episode.
+    """
+    counted = advantage[valid]
+    spread = max(float(counted.std()) if len(counted) > 1 else 0.0, floor)
+    if spread == 0 or not has_contrast(counted):
+        return torch.zeros_like(advantage)
+    white = (advantage - counted.mean()) / spread
+    return torch.where(valid, white, torch.zeros_like(white))
 
 
 def decoupled(components: Tensor, weights: Tensor, group: Tensor, epsilon: float = 1e-4) -> Tensor:
@@ -118,18 +158,27 @@ def decoupled(components: Tensor, weights: Tensor, group: Tensor, epsilon: float
     return (mixed - mixed.mean()) / (mixed.std() + epsilon)
 
 
-def returns_to_go(reward: Tensor, gamma: float = 1.0) -> Tensor:
+def returns_to_go(
+    reward: Tensor,
+    gamma: float = 1.0,
+    final_value: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
     """Discounted sum of this and all later rewards.
 
     Args:
         reward: ``[N, T]``, zero after the end of an episode.
         gamma: Discount per decision.
+        final_value: ``[N]`` value after the last decision; None for nothing.
+        valid: ``[N, T]`` bool, true for decisions that were made; needed for a final value.
     """
     out = torch.zeros_like(reward)
-    after = torch.zeros_like(reward[:, 0])
+    after = torch.zeros_like(reward[:, 0]) if final_value is None else final_value
     for t in reversed(range(reward.shape[1])):
-        after = reward[:, t] + gamma * after
-        out[:, t] = after
+        now = reward[:, t] + gamma * after
+        # Before the last decision nothing has happened yet: the final value waits there.
+        after = now if valid is None else torch.where(valid[:, t], now, after)
+        out[:, t] = now if valid is None else torch.where(valid[:, t], now, torch.zeros_like(now))
     return out
 
 
@@ -203,10 +252,11 @@ def _sum(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _contrast(returns: Tensor, index: Tensor) -> Tensor:
-    """Whether the returns of each one's group differ; sums of equal floats leave crumbs."""
+    """Whether the returns of each one's group differ, as :func:`has_contrast` says."""
 
-    def extreme(which: str) -> Tensor:
+    def extreme(values: Tensor, which: str) -> Tensor:
         out = torch.zeros(int(index.max()) + 1, dtype=returns.dtype)
-        return out.scatter_reduce_(0, index, returns, which, include_self=False)
+        return out.scatter_reduce_(0, index, values, which, include_self=False)
 
-    return (extreme("amax") - extreme("amin"))[index] > NO_CONTRAST
+    spread = extreme(returns, "amax") - extreme(returns, "amin")
+    return (spread > EQUAL * extreme(returns.abs(), "amax"))[index]

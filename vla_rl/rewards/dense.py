@@ -1,20 +1,33 @@
-"""The environment's own reward, scaled by its suite so that the best episode is worth about 1."""
+"""The environment's own reward of every step, scaled by its suite.
+
+A solved episode goes on being paid until its horizon (:mod:`vla_rl.episode_end`), at the rate that
+the suite states for a solved step, or that of its last step, but never less than nothing: where
+steps are punished, to be done is the reward.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+
 from vla_rl import plugins
-from vla_rl.types import Floats, Trajectory
+from vla_rl.episode_end import EpisodeEnd
+from vla_rl.types import DenseReward, Floats, Trajectory
+
+PAYS = "steps"
 
 
-def reward(trajectory: Trajectory) -> Floats:
-    """``[T]`` float32: what the suite's ``dense_reward`` says; without one, the bare reward.
+def reward(trajectory: Trajectory, end: EpisodeEnd) -> Floats:
+    """``[T]`` float32: scaled by the suite's ``dense_reward``; as it is for a suite without one."""
+    task = trajectory.spec.task
+    suite = plugins.load("envs", task.suite)
+    scaled: DenseReward = vars(suite).get("dense_reward", _plain)(task)
+    rate = scaled.solved_step
+    if rate is None:
+        rate = max(trajectory.last_env_reward, 0.0)
+    out = trajectory.env_reward * np.float32(scaled.scale)
+    out[-1] += scaled.scale * end.paid_on(trajectory, rate)
+    return out.astype(np.float32)
 
-    Only a suite knows the scale of its rewards, and whether ending early must be made up for.
-    """
-    suite = plugins.load("envs", trajectory.spec.task.suite)
-    scaled: Floats = vars(suite).get("dense_reward", _bare)(trajectory)
-    return scaled
 
-
-def _bare(trajectory: Trajectory) -> Floats:
-    return trajectory.env_reward
+def _plain(task: object) -> DenseReward:
+    return DenseReward()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.types import Floats, Trajectory
 
 
-def reward(trajectory: Trajectory) -> Floats:
+def reward(trajectory: Trajectory, end: EpisodeEnd) -> Floats:
     """``[T]`` float32: newly completed subgoals over their number, at the decision that did it.
 
     The sparse reward of a sequence waits for the last part and says nothing before.
