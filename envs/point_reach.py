@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import EvalProtocol, Expert, Floats, Observation, Spaces, Task
+from vla_rl.types import DenseReward, EvalProtocol, Expert, Floats, Observation, Spaces, Task
 
 MAX_STEPS = 20
 SPEED = 0.2
@@ -77,6 +77,11 @@ def make(task: Task, settings: Settings) -> PointReach:
         ValueError: If the task is unknown, its horizon is not positive, or a setting is bad.
     """
     return PointReach(task, settings)
+
+
+def dense_reward(task: Task) -> DenseReward:
+    """The distance gained, and 1 at the goal; both are paid once."""
+    return DenseReward(solved_step=0.0)
 
 
 def expert(task: Task) -> Expert:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.user_code import broken_reach, dim_reach
+from tests.user_code import broken_reach, dim_reach, two_states
 from vla_rl import cli
 from vla_rl.contract import CHECKS, SUITE_CHECKS, TASK_CHECKS, Subject, examine
 from vla_rl.contract_case import Finding
@@ -342,3 +342,14 @@ def test_the_command_names_what_to_mend(capsys):
 def test_an_unknown_task_is_bad_input(capsys):
     assert check("--env", "point_reach", "--tasks", "rad") == 2
     assert "did you mean 'red'" in capsys.readouterr().err
+
+
+def test_a_reward_that_pays_more_for_staying_short_of_success_is_found():
+    def said(**settings):
+        subject = Subject(two_states.__name__, env=two_states.Settings(**settings))
+        return finding(subject, "finishing")
+
+    assert "a solved step pays 1, the best step before it 0.9" in said().found
+    assert said().advice == ""
+    assert "teaches to put it off" in said(hover=1.5).advice
+    assert "success does not end an episode" in said(success_ends=False, hover=1.5).found

@@ -34,7 +34,7 @@ MOST_SUBGOALS = 62
 """``Outcome.completed`` has one bit for each, in a signed integer of 64."""
 OPTIONAL_NAMES = (
     *("expert", "BUCKETS", "SPLITS", "VARIANTS", "PROTOCOLS"),
-    *("prepare", "filmed", "diagnose", "dense_reward"),
+    *("prepare", "filmed", "diagnose", "dense_reward", "success_ends"),
 )
 PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
 
@@ -325,6 +325,7 @@ TASK_CHECKS: dict[str, Callable[[Case], Finding]] = {
     "actions": contract_env.actions,
     "outcomes": contract_outcomes.outcomes,
     "expert": contract_outcomes.solving,
+    "finishing": contract_outcomes.finishing,
     "clock": contract_repeats.clock,
     "seeding": contract_repeats.seeding,
     "starts": contract_repeats.starts,

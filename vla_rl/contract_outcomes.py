@@ -12,7 +12,7 @@ import numpy as np
 
 from vla_rl.contract_case import Broken, Case, Finding
 from vla_rl.sim import Outcome
-from vla_rl.types import Expert
+from vla_rl.types import DenseReward, Expert
 
 
 def outcomes(case: Case) -> Finding:
@@ -37,6 +37,36 @@ def solving(case: Case) -> Finding:
     if solved == 0:
         raise Broken(found, "mend the expert or raise max_steps; can the task be solved at all?")
     return Finding(found, "" if solved == case.count else "`vla-rl record` keeps what it solves")
+
+
+def finishing(case: Case) -> Finding:
+    """Whether the suite's own reward pays more for finishing than for staying just short of it."""
+    if not vars(case.suite).get("success_ends", lambda settings: True)(case.settings):
+        return Finding("success does not end an episode, so staying solved goes on being paid")
+    expert_for = vars(case.suite).get("expert")
+    short, solved = [], []
+    for seed in case.seeds:
+        act = _at_random(seed) if expert_for is None else expert_for(case.task)
+        *before, last = _checked_episode(case, seed, act, case.task.max_steps)
+        if last.success:
+            short.append(max((outcome.reward for outcome in before), default=0.0))
+            solved.append(last.reward)
+    if not solved:
+        who = "random actions" if expert_for is None else "the expert"
+        return Finding(f"not known: {who} solved no episode")
+    stated = vars(case.suite).get("dense_reward", lambda task: DenseReward())(case.task).solved_step
+    if stated == 0:
+        return Finding("the suite says that its rewards are paid once (dense_reward)")
+    rate = max(min(solved), 0.0) if stated is None else stated
+    found = f"a solved step pays {rate:.3g}, the best step before it {max(short):.3g}"
+    if max(short) <= rate:
+        return Finding(found)
+    return Finding(
+        found,
+        "staying just short of success until the time limit pays more than success, so "
+        "`--rewards dense` teaches to put it off: state solved_step in dense_reward(task) (0 if "
+        "rewards are paid once), or let success not end an episode",
+    )
 
 
 def _at_random(seed: int) -> Expert:

@@ -21,6 +21,7 @@ succeeded by then is failure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -31,6 +32,19 @@ from vla_rl.types import Floats, Trajectory
 
 TimeLimit = Literal["auto", "failure", "bootstrap"]
 Pays = Literal["outcome", "steps", "shaping"]
+
+
+def paid_on(rate: float, gamma: float, left: float) -> float:
+    """What being paid ``rate`` at each of ``left`` more steps is worth at the one before them.
+
+    Args:
+        rate: Reward of a step.
+        gamma: Discount per step, in [0, 1].
+        left: Steps, whole or not; infinite only with a discount below 1.
+    """
+    if gamma == 1:
+        return rate * left
+    return rate * gamma * (1 - gamma**left) / (1 - gamma)
 
 
 @dataclass(frozen=True)
@@ -62,10 +76,7 @@ class EpisodeEnd:
             return 0.0
         chunk = trajectory.executed.shape[1]
         left = (trajectory.spec.task.max_steps - trajectory.steps) / chunk
-        if self.gamma == 1:
-            return rate * chunk * left
-        share = 1.0 if self.bootstrap else 1 - self.gamma**left
-        return rate * chunk * self.gamma * share / (1 - self.gamma)
+        return paid_on(rate * chunk, self.gamma, math.inf if self.bootstrap else left)
 
 
 class Reward(NamedTuple):

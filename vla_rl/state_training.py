@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from vla_rl import checkpoint
+from vla_rl.episode_end import paid_on
 from vla_rl.sim import SimEnv
 from vla_rl.state_expert import CLIP, StateExpert
 from vla_rl.types import SEED_RANGES, Floats, seed_for
@@ -164,9 +166,8 @@ def _check(config: Config, *counts: str) -> None:
 class StateEnv(gymnasium.Env[Floats, Floats]):
     """A simulator seen through its true state, never rendered, on starts for training.
 
-    Solving a task ends its episode. Where rewards are positive that would make a policy put
-    success off, to be paid for longer. So a solved state counts as if it lasted: its reward, if
-    positive, is paid for ever after, discounted.
+    Stable-Baselines3 bootstraps at the time limit, so a solved episode goes on being paid for ever
+    (:mod:`vla_rl.episode_end`).
     """
 
     def __init__(self, sim: SimEnv, gamma: float) -> None:
@@ -176,7 +177,7 @@ class StateEnv(gymnasium.Env[Floats, Floats]):
                 "proprioception, and every step of training is rendered",
                 stacklevel=2,
             )
-        self._sim, self._ever_after = sim, 1 / (1 - gamma)
+        self._sim, self._gamma = sim, gamma
         self.action_space = sim.action_space
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, sim.privileged.shape, np.float32
@@ -195,7 +196,7 @@ class StateEnv(gymnasium.Env[Floats, Floats]):
         outcome = self._sim.advance(action)
         reward = outcome.reward
         if outcome.success and outcome.terminated:
-            reward = max(reward, reward * self._ever_after)
+            reward += paid_on(max(reward, 0.0), self._gamma, math.inf)
         info = {"is_success": outcome.success}
         return self._state(), reward, outcome.terminated, outcome.truncated, info
 

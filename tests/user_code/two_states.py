@@ -25,6 +25,8 @@ class Settings:
 
     success_ends: bool = True
     """Whether success ends an episode; if not, a solved one stays solved."""
+    hover: float = HOVER
+    """What staying is paid a step."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class TwoStates(SimEnv):
         self.state = replace(before, solved=solved, steps=before.steps + 1)
         ends = solved and self.settings.success_ends
         late = not ends and self.state.steps >= self.task.max_steps
-        return Outcome(SOLVED if solved else HOVER, ends, late, solved, 1.0 if solved else 0.5)
+        return Outcome(SOLVED if solved else self.settings.hover, ends, late, solved, 1.0 if solved else 0.5)
 
     def observe(self) -> Observation:
         images = np.zeros((0, 16, 16, 3), np.uint8)
