@@ -30,7 +30,8 @@ SENTENCES = ("open the drawer", "close the drawer")
 CHUNK = 3
 ViT: dict[str, Any] = {"vision": "timm:test_vit", "vision_size": 32, "pretrained": False}
 HEADS: dict[str, dict[str, Any]] = {
-    "conditional": {"density": "conditional"},
+    "chunk": {"density": "chunk"},
+    "episode": {"density": "episode"},
     "laplace": {"head": "laplace"},
     "flow-sde": {"head": "flow_sde"},
     "flow-one": {"head": "flow_sde", "flow_stochastic": "one"},
@@ -501,7 +502,7 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
         ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
         ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
         ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
-        ({"density": "joint"}, r"unknown density 'joint'.*allowed: marginal, conditional"),
+        ({"density": "joint"}, r"unknown density 'joint'.*allowed: auto, marginal, chunk, episode"),
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
         ({"head": "lapalce"}, "unknown head 'lapalce'; did you mean 'laplace'"),
         ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
@@ -518,7 +519,7 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("head", "settings"),
     [
-        ("laplace", {"density": "conditional"}),
+        ("laplace", {"std_by_instruction": True}),
         ("flow_sde", {"std_by_instruction": True}),
         ("gaussian", {"denoising_steps": 5}),
         ("laplace", {"flow_noise_level": 0.3}),
