@@ -148,6 +148,20 @@ def test_both_placements_play_the_same(reference, placement):
 
 
 @pytest.mark.parametrize("placement", ["workers", "served"])
+def test_a_chosen_density_reaches_the_copies_in_workers(placement):
+    policy, specs = make_policy(rho=0.7, episode_share=0.3), specs_of()
+    keys = episode_keys(0, 2, count=len(specs))
+    config = RolloutConfig(placement=placement, workers=2, max_in_flight=16)
+    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+        for density in ("episode", "marginal"):
+            policy.use_density(density)
+            played = play_here(policy, specs, keys)
+            width = played[0].chunk.raw.shape[1]
+            assert width == policy.units + (2 if density == "episode" else 0)
+            assert_same(collector.collect(policy, specs, keys, PlaySettings()).trajectories, played)
+
+
+@pytest.mark.parametrize("placement", ["workers", "served"])
 @pytest.mark.parametrize("trouble", ["die", "hang"])
 def test_a_lost_worker_is_replaced_and_its_episodes_are_played_again(
     reference, placement, trouble, tmp_path
