@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from vla_rl.action_head import HeadBase, Sample
 from vla_rl.policies import _noise, _vlm
 from vla_rl.policies._backbones import BackboneConfig, uses_bfloat16
 from vla_rl.policies._vlm_inputs import Description
-from vla_rl.policy import Sample
 from vla_rl.types import Spaces
 
 if TYPE_CHECKING:
@@ -179,15 +179,15 @@ class Speaker(_vlm.VLMBackbone):
         }
 
 
-class TokenHead(nn.Module):
+class TokenHead(HeadBase):
     """A chunk as K = H * A words; a :class:`vla_rl.policy.ActionHead`.
 
-    The law of a word is a categorical one given the words before it, at a temperature that is the
-    same at acting and in updates. Acting picks the word at which its distribution function passes
-    ``Phi(e)``, with the noise ``e ~ N(0, 1)`` of :mod:`vla_rl.policies._noise`: words are ordered,
-    so exploration persists over a chunk and in part over an episode. With
-    ``rho = episode_share = 0`` the log-probabilities of a chunk sum to that of the whole; otherwise
-    they leave out that the noise is correlated, as a "marginal" Gaussian's do.
+    A word is categorical given the words before it, at a temperature that is the same at acting and
+    in updates. Acting picks the word at which its distribution function passes ``Phi(e)``, with
+    ``e ~ N(0, 1)`` of :mod:`vla_rl.policies._noise`, independent for every word. So every word is
+    drawn from the distribution that scores it, and the log-probabilities of a chunk sum to that of
+    the whole. Noise that persists, as other heads have, would break this: the words before one
+    would then tell of its noise, and already a constant baseline would bias the gradient.
 
     Without keys it is greedy: the likeliest word after the likeliest words before.
 
@@ -240,11 +240,17 @@ class TokenHead(nn.Module):
         return logprob, -(law.exp() * law).sum(2)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Cross-entropy, in nats per word, against ``actions`` ``[B, H, A]`` where ``mask``.
 
         It is that of temperature 1, so that another temperature widens or narrows what was learned.
+        It draws nothing, so ``generator`` is not used.
         """
         kept, known = self._split(context)
         said = discretise(actions, self.config.bins).flatten(1)
@@ -265,11 +271,8 @@ class TokenHead(nn.Module):
         return kept, known if self.config.state_tokens else known[:, :0]
 
     def _noise(self, keys: NDArray[np.int64], device: torch.device) -> Tensor:
-        config = self.config
-        noise = _noise.marginal(
-            keys, 1, config.chunk, self.action_dim, config.rho, config.episode_share
-        )
-        return torch.from_numpy(noise[:, 0]).to(device)
+        noise = _noise.draw(keys, 1, self.config.chunk, self.action_dim, rho=0.0, share=0.0)
+        return torch.from_numpy(noise.whole[:, 0]).to(device)
 
 
 def _mute(config: BackboneConfig) -> str:

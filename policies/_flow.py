@@ -9,21 +9,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from scipy.special import betaincinv
+from torch import Generator, Tensor, nn
 
+from vla_rl.action_head import Exactness, HeadBase, Sample
 from vla_rl.functional import flow
 from vla_rl.functional.density import normal_entropy, normal_logprob
 from vla_rl.policies import _noise
+from vla_rl.policies._correlated import CorrelatedHead
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import Sample
 
 DRAWS = 4  # noises and times for each row; backbones cost more, and one alone cloned worse
 LONGEST_PERIOD, SHORTEST_PERIOD, PERIODS = 4.0, 0.1, 8
 
 
 class Law(NamedTuple):
-    """Normal laws of next samples: ``mean [B, S, K]`` and ``log_std``, which broadcasts to it."""
+    """Normals of next samples: ``mean [B, S, K]`` and ``log_std``, which broadcasts to it."""
 
     mean: Tensor
     log_std: Tensor
@@ -36,7 +38,7 @@ def time_features(tau: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class FlowHead(nn.Module, ABC):
+class FlowHead(CorrelatedHead, ABC):
     """Denoises a chunk in S steps; a subclass says how random a step is.
 
     A network reads the context, the K = H * A numbers of a noisy chunk and the time, and says
@@ -53,9 +55,10 @@ class FlowHead(nn.Module, ABC):
 
     All noise (where a chain starts, what its steps add, and where imitation starts from) has the
     covariance over a chunk of :mod:`vla_rl.policies._noise`, so exploration persists as that of the
-    other heads, and the chain's theory stays exact (see :mod:`vla_rl.functional.flow`). As theirs,
-    the log-prob takes every unit by itself ("marginal" density). A network that was trained from
-    independent noise elsewhere needs ``rho = episode_share = 0``.
+    other heads, and the chain's theory stays exact (see :mod:`vla_rl.functional.flow`). Each draw
+    has a constant of its own over the episode, and each random step is scored by the density of
+    :class:`CorrelatedHead`. A network that was trained from independent noise elsewhere needs
+    ``rho = episode_share = 0``.
 
     Greedy acting (no keys) starts at 0, the mean of the noise, and follows the ODE: no step is
     random. Its log-prob is the density of that chain.
@@ -67,10 +70,7 @@ class FlowHead(nn.Module, ABC):
     factor: Tensor  # [H, H] what makes independent noise that of a chunk
 
     def __init__(self, config: HeadConfig, context_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.horizon, self.action_dim = config.chunk, action_dim
-        self.units = config.chunk * action_dim
+        super().__init__(config, action_dim)
         self.steps = config.denoising_steps
         self.build(context_dim)
         shared = _noise.covariance(config.chunk, config.rho, config.episode_share)
@@ -108,49 +108,64 @@ class FlowHead(nn.Module, ABC):
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
-        rows, device = len(context), context.device
-        if keys is None:
-            noise = torch.zeros(rows, self.steps + 1, self.units, device=device)
-            random = torch.zeros(rows, self.steps, dtype=torch.bool, device=device)
-        else:
-            noise, random = self._noise(keys).to(device), self._random(keys).to(device)
-        chain = self._denoise(context, noise, random)
-        raw = self._record(chain, random)
-        actions = chain[:, -1].clamp(-1, 1).view(rows, self.horizon, self.action_dim)
+        last, raw = self.denoised(context, keys)
+        actions = last.clamp(-1, 1).view(-1, self.horizon, self.action_dim)
         return Sample(raw, actions, self.score(context, text, raw)[0])
+
+    def denoised(self, context: Tensor, keys: NDArray[np.int64] | None) -> tuple[Tensor, Tensor]:
+        """Run chains: their last samples ``[B, K]``, not clipped, and ``raw``."""
+        noise, constant = self.noise(keys, context, self.steps + 1, self.horizon)
+        if keys is None:
+            random = torch.zeros(noise.shape[0], self.steps, dtype=torch.bool, device=noise.device)
+        else:
+            random = self._random(keys).to(noise.device)
+        chain = self._denoise(context, noise, random)
+        return chain[:, -1], self._record(chain, random, constant)
 
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of chains ``raw`` and entropy of their noise, both ``[B, K]``, in nats."""
-        chain = raw.view(len(raw), self.steps + 1, self.units)
+        draws = self.steps + 1
+        sampled, constant = self.recalled(raw, draws * self.units, draws)
+        chain = sampled.view(len(raw), draws, self.units)
         tau = flow.grid(self.steps)[:-1].to(raw.device)
         law, _ = self(context, chain[:, :-1], tau.view(1, -1, 1))
         log_std = law.log_std.expand_as(law.mean)
-        return flow.chain_logprob(chain, law.mean, log_std), flow.chain_entropy(log_std)
+        added = (chain[:, 1:] - law.mean) * torch.exp(-log_std)
+        dependence = self.dependence(torch.cat([chain[:, :1], added], dim=1), constant)
+        logprob = flow.chain_logprob(chain, law.mean, log_std) + dependence.sum(1)
+        return logprob, flow.chain_entropy(log_std) + draws * self.log_width()
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """Conditional flow matching towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
-        return self.match(context, actions, mask[..., None].expand_as(actions))
+        return self.match(context, actions, mask[..., None].expand_as(actions), generator)
 
-    def match(self, context: Tensor, actions: Tensor, counted: Tensor) -> Tensor:
+    def match(
+        self, context: Tensor, actions: Tensor, counted: Tensor, generator: Generator | None
+    ) -> Tensor:
         """Conditional flow matching towards ``actions`` where ``counted``, both ``[B, H, A]``.
 
-        Several noises and times for each row, drawn from torch's global CPU generator: two calls
-        differ. Cloning seeds it once and the anchor before every loss (:mod:`vla_rl.sft`), so both
-        repeat themselves bit for bit, on every rank and after a run was resumed.
+        Several noises and times for each row, drawn from a CPU generator (None: torch's global
+        one): two calls differ.
         """
         rows, device = len(actions), actions.device
         known = torch.where(counted, actions, torch.zeros_like(actions)).flatten(1)[:, None]
-        fresh = torch.randn(rows, DRAWS, self.horizon, self.action_dim).to(device)
+        shape = (rows, DRAWS, self.horizon, self.action_dim)
+        fresh = torch.randn(shape, generator=generator).to(device)
         noise = torch.einsum("hj,bdja->bdha", self.factor, fresh).flatten(2)
-        tau = self.times(rows).to(device)
+        tau = self.times(rows, generator).to(device)
         velocity, _ = self.predict(context, flow.blend(known, noise, tau), tau)
         return flow.matching_loss(velocity, known, noise, counted.flatten(1)[:, None])
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: Generator | None) -> Tensor:
         """Where imitation looks, ``[B, DRAWS, 1]``: uniform up to where the last step begins."""
-        return torch.rand(rows, DRAWS, 1) * (1 - 1 / self.steps)
+        return torch.rand(rows, DRAWS, 1, generator=generator) * (1 - 1 / self.steps)
 
     def _denoise(self, context: Tensor, noise: Tensor, random: Tensor) -> Tensor:
         """Chains ``[B, S + 1, K]`` that are random where ``[B, S]``, else follow the ODE."""
@@ -165,21 +180,14 @@ class FlowHead(nn.Module, ABC):
         """Which steps are random, ``[B, S]``."""
         return torch.ones(len(keys), self.steps, dtype=torch.bool)
 
-    def _record(self, chain: Tensor, random: Tensor) -> Tensor:
+    def _record(self, chain: Tensor, random: Tensor, constant: Tensor) -> Tensor:
         """What of a chain is needed to score it, ``[B, R]``."""
-        return chain.flatten(1)
+        return self.recorded(chain.flatten(1), constant)
 
     def _inputs(self, context: Tensor, samples: Tensor, tau: Tensor) -> Tensor:
         shape = samples.shape[:2]
         known = context[:, None].expand(*shape, -1)
         return torch.cat([known, samples, time_features(tau[..., 0]).expand(*shape, -1)], dim=-1)
-
-    def _noise(self, keys: NDArray[np.int64]) -> Tensor:
-        """``[B, S + 1, K]``."""
-        config = self.config
-        shape = (self.steps + 1, self.horizon, self.action_dim)
-        noise = _noise.marginal(keys, *shape, config.rho, config.episode_share)
-        return torch.from_numpy(noise)
 
 
 class FlowSDE(FlowHead):
@@ -208,20 +216,23 @@ class OneStepFlowSDE(FlowSDE):
 
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density and entropy of the random step of ``raw``, both ``[B, K]``, in nats."""
-        tau = raw[:, :1, None] / self.steps
-        before, after = raw[:, None, 1:].chunk(2, dim=-1)
+        sampled, constant = self.recalled(raw, 1 + 2 * self.units, 1)
+        tau = sampled[:, :1, None] / self.steps
+        before, after = sampled[:, None, 1:].chunk(2, dim=-1)
         law, _ = self(context, before, tau)
         log_std = law.log_std.expand_as(law.mean)
-        logprob = normal_logprob(after, law.mean, log_std)
-        return logprob[:, 0], normal_entropy(log_std)[:, 0]
+        e = (after - law.mean) * torch.exp(-log_std)
+        logprob = normal_logprob(after, law.mean, log_std) + self.dependence(e, constant)
+        return logprob[:, 0], normal_entropy(log_std)[:, 0] + self.log_width()
 
     def _random(self, keys: NDArray[np.int64]) -> Tensor:
         chosen = torch.from_numpy(_noise.pick(keys, self.steps))
         return nn.functional.one_hot(chosen, self.steps).bool()
 
-    def _record(self, chain: Tensor, random: Tensor) -> Tensor:
+    def _record(self, chain: Tensor, random: Tensor, constant: Tensor) -> Tensor:
         row, step = torch.arange(len(chain), device=chain.device), random.int().argmax(1)
-        return torch.cat([step[:, None].to(chain.dtype), chain[row, step], chain[row, step + 1]], 1)
+        samples = [step[:, None].to(chain.dtype), chain[row, step], chain[row, step + 1]]
+        return self.recorded(torch.cat(samples, dim=1), constant[row, step + 1])
 
 
 class FlowNoise(FlowHead):
@@ -243,3 +254,50 @@ class FlowNoise(FlowHead):
         least, most = map(math.log, self.config.flow_noise_std)
         share = torch.sigmoid(self.spread(inputs.detach()).flatten(2))
         return Law(samples + velocity / self.steps, least + (most - least) * share)
+
+    def deviations(self) -> list[nn.Parameter]:
+        """The network of the deviations."""
+        return list(self.spread.parameters())
+
+
+class PartOfFlow(HeadBase):
+    """The first H steps and A dimensions of the chunks that a larger flow denoises.
+
+    ``raw`` holds chains of whole chunks. What is not executed is not scored: it counts as given.
+    """
+
+    def __init__(self, whole: FlowHead, horizon: int, action_dim: int) -> None:
+        super().__init__()
+        self.whole = whole
+        self.density = whole.density
+        self.horizon, self.action_dim = horizon, action_dim
+        self.units = horizon * action_dim
+
+    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of chains ``raw`` and entropy of their noise, both ``[B, K]``, in nats."""
+        logprob, entropy = self.whole.score(context, text, raw)
+        return self.used(logprob).flatten(1), self.used(entropy).flatten(1)
+
+    def used(self, units: Tensor) -> Tensor:
+        """From numbers of whole chunks to those of what is executed, ``[B, H, A]``."""
+        whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)
+        return whole[:, : self.horizon, : self.action_dim]
+
+    def use_density(self, name: str) -> None:
+        """See :class:`CorrelatedHead`."""
+        self.whole.use_density(name)
+        super().use_density(name)
+
+    def exactness(self, density: str | None = None) -> Exactness:
+        """See :class:`CorrelatedHead`."""
+        return self.whole.exactness(density)
+
+    def deviations(self) -> list[nn.Parameter]:
+        """Those of the flow."""
+        return self.whole.deviations()
+
+
+def beta_times(rows: int, alpha: float, beta: float, generator: Generator | None) -> Tensor:
+    """Numbers ``[rows, DRAWS, 1]`` of a beta distribution, from uniform ones."""
+    uniform = torch.rand(rows, DRAWS, 1, generator=generator)
+    return torch.from_numpy(betaincinv(alpha, beta, uniform.double().numpy())).float()

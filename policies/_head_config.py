@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from vla_rl.action_head import DENSITIES
 from vla_rl.plugins import unknown
 
 NAMES = ("gaussian", "laplace", "flow_sde", "flow_noise")
-DENSITIES = ("marginal", "conditional")
+AUTO = "auto"
 STOCHASTIC = ("all", "one")
 STD_RANGE = (0.01, 1.0)
 NOISE_LEVELS = (0.0, 1.0)
@@ -16,7 +17,6 @@ MOST_STEPS = 100
 # Settings that only some heads have a use for. `std` is not among them: runs set it unasked.
 USED_BY = {
     "std_by_instruction": ("gaussian",),
-    "density": ("gaussian",),
     "denoising_steps": ("flow_sde", "flow_noise"),
     "flow_noise_level": ("flow_sde",),
     "flow_stochastic": ("flow_sde",),
@@ -34,17 +34,20 @@ class HeadConfig:
     chunk: int = 10
     """Low-level actions per decision, H."""
     std: float = 0.07
-    """Initial standard deviation of every action dimension; actions live in [-1, 1]. A Laplace
-    head starts from b = std / sqrt(2); the flow heads do not use it."""
+    """Initial standard deviation of every action dimension; actions live in [-1, 1]. That of a
+    Laplace head never falls below it, in cloning or later, and may rise to 1. The flow heads do not
+    use it."""
     std_by_instruction: bool = False
     """Let a Gaussian's deviation depend on the instruction (from no dependence at first)."""
     rho: float = 0.5
     """Correlation of the exploration noise of neighbouring steps of a chunk, in [0, 1)."""
     episode_share: float = 0.2
     """Part of the noise's variance that stays constant over an episode, in [0, 1)."""
-    density: str = "marginal"
-    """Log-probability of a Gaussian's action: "marginal" ignores that the noise is correlated,
-    "conditional" is exact given the noise so far."""
+    density: str = "auto"
+    """What log-probabilities know of correlated noise: "marginal" scores every unit by itself (a
+    natural-gradient step in the means; right for ratios per token or action and baselines of a
+    group), "chunk" is the joint density of a chunk, "episode" that of all decisions given what is
+    constant over the episode. "auto": as the algorithm needs, "marginal" unless it says."""
     denoising_steps: int = 4
     """Steps of a flow head from noise to action, 1 to 100."""
     flow_noise_level: float = 0.2
@@ -71,8 +74,8 @@ class HeadConfig:
         for name, value in (("rho", self.rho), ("episode_share", self.episode_share)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} {value} is outside the allowed range [0, 1)")
-        if self.density not in DENSITIES:
-            raise ValueError(unknown("density", self.density, DENSITIES))
+        if self.density not in (AUTO, *DENSITIES):
+            raise ValueError(unknown("density", self.density, (AUTO, *DENSITIES)))
         if any(width < 1 for width in self.hidden):
             raise ValueError(
                 f"hidden {self.hidden} has a width outside the allowed range 1, 2, ..."

@@ -8,76 +8,84 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from vla_rl.functional.density import laplace_entropy, laplace_logprob, laplace_of_normal
-from vla_rl.policies import _noise
+from vla_rl.action_head import Sample
+from vla_rl.functional.density import (
+    bounded,
+    laplace_entropy,
+    laplace_logprob,
+    laplace_of_normal,
+    normal_of_laplace,
+)
+from vla_rl.policies._correlated import CorrelatedHead
 from vla_rl.policies._head_config import STD_RANGE, HeadConfig
 from vla_rl.policies._mlp import mlp
-from vla_rl.policy import Sample
-
-# std = sqrt(2) b, so both heads allow the same deviations.
-LOG_SCALE_RANGE = (math.log(STD_RANGE[0] / math.sqrt(2)), math.log(STD_RANGE[1] / math.sqrt(2)))
 
 
 class Laplace(NamedTuple):
-    """A factorised Laplace law over a chunk: ``mean`` and ``log_scale`` (log b), ``[B, K]``."""
+    """Laplace distributions of the units of a chunk: ``mean`` and ``log_scale``, ``[B, K]``."""
 
     mean: Tensor
     log_scale: Tensor
 
 
-class LaplaceHead(nn.Module):
-    """A factorised Laplace law over the K = H * A numbers of a chunk, for means trained by L1.
+class LaplaceHead(CorrelatedHead):
+    """A Laplace distribution over the K = H * A numbers of a chunk, for means trained by L1.
 
     RIPT-VLA (2025, arXiv 2505.17016) gives OpenVLA-OFT's regression head a likelihood this way. A
-    second network of the same shape says ``log b`` of every unit. It starts at ``std / sqrt(2)``
-    and keeps the deviation ``sqrt(2) b`` in [0.01, 1]; it reads a detached context, as how sure the
-    policy is must not shape what it sees. Cloning fits it to the errors on the demonstrations, so
-    ``std`` is only where it starts.
+    second network of the same shape says ``log b`` of every unit. It reads a detached context, as
+    how sure the policy is must not shape what it sees. The deviation ``sqrt(2) b`` starts at
+    ``std`` and stays in [std, 1]: cloning fits it to the errors on the demonstrations, which get
+    so small that nothing would be left to explore with (RIPT-VLA multiplies b by 5 for that).
 
     Exploration noise is that of :mod:`vla_rl.policies._noise`, turned into Laplace numbers by rank,
     so ``rho`` and ``episode_share`` mean what they mean for the Gaussian head, while every single
-    unit is exactly Laplace. The chunk's joint law is not the product of these ("marginal" density).
-    Greedy acting (no keys) returns the mean and its density.
+    unit is exactly Laplace. For what the log-prob knows of the correlation see
+    :class:`CorrelatedHead`. Greedy acting (no keys) returns the mean and its density.
     """
 
     def __init__(self, config: HeadConfig, context_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.horizon, self.action_dim = config.chunk, action_dim
-        self.units = config.chunk * action_dim
+        super().__init__(config, action_dim)
         self.trunk = mlp(context_dim, config.hidden, self.units, gain=0.01)
-        self.log_scale = mlp(context_dim, config.hidden, self.units, gain=0.01)
-        last = self.log_scale[-1]
-        nn.init.constant_(last.bias, math.log(config.std / math.sqrt(2)))  # type: ignore[arg-type]
+        self.log_scale = scale_network(config, context_dim, self.units)
 
     def forward(self, context: Tensor) -> Laplace:
-        """The law given a context ``[B, D]``."""
-        log_scale = self.log_scale(context.detach())
-        return Laplace(self.trunk(context), log_scale.clamp(*LOG_SCALE_RANGE))
+        """The distributions given a context ``[B, D]``."""
+        return Laplace(self.trunk(context), self.bounded_scale(self.log_scale(context.detach())))
+
+    def bounded_scale(self, log_scale: Tensor) -> Tensor:
+        """``log b`` within its range."""
+        low, high = (math.log(std / math.sqrt(2)) for std in (self.config.std, STD_RANGE[1]))
+        return bounded(log_scale, low, high)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
         law: Laplace = self(context)
-        raw = law.mean
-        if keys is not None:
-            raw = raw + law.log_scale.exp() * laplace_of_normal(self._noise(keys).to(raw.device))
-        actions = raw.clamp(-1, 1).view(-1, self.horizon, self.action_dim)
-        return Sample(raw, actions, laplace_logprob(raw, *law))
+        noise, constant = self.noise(keys, context, 1, self.horizon)
+        sampled = law.mean + law.log_scale.exp() * laplace_of_normal(noise[:, 0])
+        actions = sampled.clamp(-1, 1).view(-1, self.horizon, self.action_dim)
+        raw = self.recorded(sampled, constant)
+        return Sample(raw, actions, self._logprob(law, raw))
 
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of ``raw`` ``[B, K]`` and entropy ``[B, K]``, in nats."""
+        """Log-density of ``raw`` ``[B, R]`` and entropy, both ``[B, K]`` in nats."""
         law: Laplace = self(context)
-        return laplace_logprob(raw, *law), laplace_entropy(law.log_scale)
+        return self._logprob(law, raw), laplace_entropy(law.log_scale) + self.log_width()
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """L1 error of the mean plus the negative log-likelihood of the scale, which sees that mean.
 
         Means over the units of ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``. The second part
-        only moves the scale; it makes the loss negative once the fit is close.
+        only moves the scale; it makes the loss negative once the fit is close. Nothing is drawn, so
+        ``generator`` is not used.
         """
         law: Laplace = self(context)
         target = actions.flatten(1)
@@ -86,8 +94,20 @@ class LaplaceHead(nn.Module):
         error = ((law.mean - target).abs() + surprise) * weight
         return error.sum() / weight.sum().clamp(min=1)
 
-    def _noise(self, keys: NDArray[np.int64]) -> Tensor:
-        config = self.config
-        shape = (1, self.horizon, self.action_dim)
-        noise = _noise.marginal(keys, *shape, config.rho, config.episode_share)
-        return torch.from_numpy(noise[:, 0])
+    def deviations(self) -> list[nn.Parameter]:
+        """The network that says ``log b``."""
+        return list(self.log_scale.parameters())
+
+    def _logprob(self, law: Laplace, raw: Tensor) -> Tensor:
+        sampled, constant = self.recalled(raw, self.units, 1)
+        e = normal_of_laplace((sampled - law.mean) * torch.exp(-law.log_scale))
+        alone = laplace_logprob(sampled, *law)
+        return alone + self.dependence(e[:, None], constant)[:, 0]
+
+
+def scale_network(config: HeadConfig, inputs: int, outputs: int) -> nn.Sequential:
+    """A network that says ``log b``, at first about that of the deviation ``std``."""
+    made = mlp(inputs, config.hidden, outputs, gain=0.01)
+    start = math.log(config.std / math.sqrt(2))
+    nn.init.constant_(made[-1].bias, start)  # type: ignore[arg-type]
+    return made

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lerobot.policies.act.modeling_act import ACT
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from vla_rl.functional.density import laplace_logprob
 from vla_rl.policies._backbones import Grid
+from vla_rl.policies._correlated import CorrelatedHead
 from vla_rl.policies._head_config import HeadConfig
-from vla_rl.policies._laplace import LOG_SCALE_RANGE, Laplace, LaplaceHead
+from vla_rl.policies._laplace import Laplace, LaplaceHead, scale_network
 from vla_rl.policies._lerobot_body import ActionScale, Body, Seen
 from vla_rl.policies._lerobot_model import Description
-from vla_rl.policies._mlp import mlp
 from vla_rl.types import Spaces
 
 SAVED_AS = "model"
@@ -50,17 +51,12 @@ class ActHead(LaplaceHead):
     def __init__(
         self, settings: HeadConfig, net: Any, grid: Grid, map_size: tuple[int, int], spaces: Spaces
     ) -> None:
-        nn.Module.__init__(self)
-        self.config = settings
-        self.horizon, self.action_dim = settings.chunk, spaces.action_dim
-        self.units = self.horizon * self.action_dim
+        CorrelatedHead.__init__(self, settings, spaces.action_dim)
         self.grid, self.map_size = grid, map_size
         self.net, self.mean = net, net.action_head
         net.action_head = nn.Identity()  # so that the network gives the states behind the actions
         self.actions = ActionScale(spaces.action_dim)
-        self.log_scale = mlp(net.config.dim_model, settings.hidden, spaces.action_dim, gain=0.01)
-        start = math.log(settings.std / math.sqrt(2))
-        nn.init.constant_(self.log_scale[-1].bias, start)  # type: ignore[arg-type]
+        self.log_scale = scale_network(settings, net.config.dim_model, spaces.action_dim)
 
     def forward(self, context: Tensor) -> Laplace:
         """The law given a context ``[B, D]``."""
@@ -68,15 +64,21 @@ class ActHead(LaplaceHead):
         return self._law(states[:, : self.horizon])
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """ACT's loss, plus the negative log-likelihood of the scale, which sees its means.
 
         ACT's is the L1 error of normalised actions ``[B, H, A]`` where ``mask`` ``[B, H]``, plus
-        the divergence of its latent from the prior. Dropout stays off, as everywhere here. The
-        latent is drawn from torch's global generator.
+        the divergence of its latent from the prior. Dropout stays off, as everywhere here.
+        ``generator`` draws the latent.
         """
-        states, (mean, log_variance) = self._encoded(context, actions, mask)
+        with _latent_from(self.net, generator):
+            states, (mean, log_variance) = self._encoded(context, actions, mask)
         law = self._law(states[:, : self.horizon])
         weight = mask.repeat_interleave(self.action_dim, dim=1).to(actions.dtype)
         target = torch.where(mask[..., None], actions, torch.zeros_like(actions))
@@ -93,7 +95,7 @@ class ActHead(LaplaceHead):
     def _law(self, states: Tensor) -> Laplace:
         mean = self.actions.restored(self.mean(states)).flatten(1)
         log_scale = self.log_scale(states.detach()).flatten(1)
-        return Laplace(mean, log_scale.clamp(*LOG_SCALE_RANGE))
+        return Laplace(mean, self.bounded_scale(log_scale))
 
     def _inputs(self, context: Tensor) -> dict[str, Any]:
         grid = self.grid
@@ -118,6 +120,31 @@ class ActHead(LaplaceHead):
             return found
         finally:
             self.net.training = False
+
+
+@contextmanager
+def _latent_from(net: Any, generator: Generator | None) -> Iterator[None]:
+    """Let a generator draw the latent, which LeRobot draws from torch's global one."""
+    if generator is None or not net.config.use_vae:
+        yield
+        return
+    said: list[Tensor] = []
+
+    def drawn(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        mean, log_variance = said.pop().chunk(2, dim=1)
+        fresh = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return (mean + (log_variance / 2).exp() * fresh,)
+
+    law = net.vae_encoder_latent_output_proj
+    hooks = [
+        law.register_forward_hook(lambda _, given, made: said.append(made)),
+        net.encoder_latent_input_proj.register_forward_pre_hook(drawn),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class ActBody(Body):

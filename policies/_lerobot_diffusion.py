@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionModel
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from vla_rl.action_head import Sample
 from vla_rl.functional import diffusion
 from vla_rl.functional.density import normal_entropy, normal_logprob
-from vla_rl.policies import _noise
 from vla_rl.policies._backbones import Grid
+from vla_rl.policies._correlated import CorrelatedHead
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._lerobot_body import ActionScale, Body
 from vla_rl.policies._lerobot_model import Description
-from vla_rl.policy import Sample
 from vla_rl.types import Spaces
 
 SAVED_AS = "diffusion"
@@ -43,7 +43,7 @@ class Chain(NamedTuple):
     floor: float
 
 
-class DiffusionHead(nn.Module):
+class DiffusionHead(CorrelatedHead):
     """Denoises a chunk, and takes the last steps of it for what was decided.
 
     As in DPPO (Ren et al., 2024, arXiv 2409.00588), every denoising step is a normal law
@@ -54,8 +54,9 @@ class DiffusionHead(nn.Module):
     acting (no keys) starts at 0, the mean of the noise, and follows DDIM without noise; its
     log-prob is the density of that chain.
 
-    The noise has the covariance of :mod:`vla_rl.policies._noise` ("marginal" density); a network
-    that was trained elsewhere needs ``rho = episode_share = 0``.
+    The noise has the covariance of :mod:`vla_rl.policies._noise`, each draw with a constant of its
+    own over the episode; each scored step is scored by the density of :class:`CorrelatedHead`. A
+    network that was trained elsewhere needs ``rho = episode_share = 0``.
     """
 
     alphas: Tensor  # [S + 1] of the samples of a chain, the last one is 1
@@ -64,10 +65,8 @@ class DiffusionHead(nn.Module):
     def __init__(
         self, settings: HeadConfig, net: Any, spaces: Spaces, chain: Chain, first: int
     ) -> None:
-        super().__init__()
-        self.config, self.net = settings, net
-        self.horizon, self.action_dim = settings.chunk, spaces.action_dim
-        self.units = self.horizon * self.action_dim
+        super().__init__(settings, spaces.action_dim)
+        self.net = net
         self.whole, self.first = net.config.horizon, first
         self.steps, self.scored, self.floor = chain
         self.scored = min(self.scored, self.steps)
@@ -93,40 +92,50 @@ class DiffusionHead(nn.Module):
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
         rows, device = len(context), context.device
-        noise = torch.zeros(rows, self.steps + 1, self.whole, self.action_dim, device=device)
-        if keys is not None:
-            noise = self._noise(keys).to(device).view_as(noise)
+        noise, constant = self.noise(keys, context, self.steps + 1, self.whole)
+        noise = noise.reshape(rows, -1, self.whole, self.action_dim)
         chain = [noise[:, 0]]
         for step in range(self.steps):
             law = self(context, chain[-1], torch.full((rows,), step, device=device))
             moved = law.mean + law.std * noise[:, step + 1]
             chain.append(law.still if keys is None else moved)
-        raw = torch.stack(chain[-self.scored - 1 :], dim=1).flatten(1)
+        scored = torch.stack(chain[-self.scored - 1 :], dim=1).flatten(1)
+        raw = self.recorded(scored, constant[:, -self.scored :])
         actions = self.actions.restored(chain[-1]).clamp(-1, 1)
         return Sample(raw, self._executed(actions), self.score(context, text, raw)[0])
 
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of the scored steps and entropy of their noise, both ``[B, K]``, in nats."""
         rows, scored = len(raw), self.scored
-        chain = raw.view(rows, scored + 1, self.whole, self.action_dim)
+        size = (scored + 1) * self.whole * self.action_dim
+        sampled, constant = self.recalled(raw, size, scored)
+        chain = sampled.view(rows, scored + 1, self.whole, self.action_dim)
         steps = torch.arange(self.steps - scored, self.steps, device=raw.device)
         law = self(
             context[:, None].expand(-1, scored, -1).flatten(0, 1),
             chain[:, :-1].flatten(0, 1),
             steps.expand(rows, -1).flatten(),
         )
-        log_std = law.std.log()
-        logprob = normal_logprob(chain[:, 1:].flatten(0, 1), law.mean, log_std)
-        return self._summed(logprob), self._summed(normal_entropy(log_std))
+        after = self._scored(chain[:, 1:].flatten(0, 1))
+        mean, std = self._scored(law.mean), self._scored(law.std)
+        dependence = self.dependence((after - mean) / std, constant)
+        logprob = normal_logprob(after, mean, std.log()) + dependence
+        entropy = normal_entropy(std.log()) + self.log_width()
+        return logprob.sum(1), entropy.sum(1)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """The policy's own loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``.
 
         Mean squared error of the noise (or of the actions, if the network speaks those) at a step
         drawn for every row. Steps of the horizon that are not demonstrated are 0 but for the noise,
-        and have no loss. Draws come from torch's global CPU generator.
+        and have no loss. ``generator`` draws steps and noise.
         """
         rows, config = len(actions), self.net.config
         counted = torch.zeros(rows, self.whole, self.action_dim, device=actions.device)
@@ -135,8 +144,9 @@ class DiffusionHead(nn.Module):
         known = torch.zeros_like(counted)
         known[:, span] = torch.where(mask[..., None], self.actions.normalised(actions), 0.0)
         alphas = self.net.noise_scheduler.alphas_cumprod.to(actions.device)
-        times = torch.randint(config.num_train_timesteps, (rows,)).to(actions.device)
-        noise = torch.randn(known.shape).to(actions.device)
+        times = torch.randint(config.num_train_timesteps, (rows,), generator=generator)
+        times = times.to(actions.device)
+        noise = torch.randn(known.shape, generator=generator).to(actions.device)
         mixed = diffusion.noised(known, noise, alphas[times, None, None])
         said = self.net.unet(mixed, times, global_cond=context)
         target = noise if config.prediction_type == "epsilon" else known
@@ -146,16 +156,9 @@ class DiffusionHead(nn.Module):
     def _executed(self, whole: Tensor) -> Tensor:
         return whole[:, self.first : self.first + self.horizon]
 
-    def _summed(self, whole: Tensor) -> Tensor:
-        """``[B * K', T, A]`` to the sum over steps of what is executed, ``[B, K]``."""
-        steps = whole.view(-1, self.scored, self.whole, self.action_dim)
-        return self._executed(steps.sum(1)).flatten(1)
-
-    def _noise(self, keys: NDArray[np.int64]) -> Tensor:
-        config = self.config
-        shape = (self.steps + 1, self.whole, self.action_dim)
-        noise = _noise.marginal(keys, *shape, config.rho, config.episode_share)
-        return torch.from_numpy(noise)
+    def _scored(self, whole: Tensor) -> Tensor:
+        """``[B * K', T, A]`` to what of it is executed, ``[B, K', K]``."""
+        return self._executed(whole).reshape(-1, self.scored, self.units)
 
 
 class DiffusionBody(Body):

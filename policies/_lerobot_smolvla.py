@@ -22,20 +22,27 @@ from lerobot.policies.smolvla.modeling_smolvla import (
     resize_with_pad,
 )
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.distributions import Beta
+from torch import Generator, Tensor, nn
 
+from vla_rl.action_head import Sample
 from vla_rl.policies._backbones import Grid
-from vla_rl.policies._flow import DRAWS, FlowHead, FlowNoise, FlowSDE, OneStepFlowSDE
+from vla_rl.policies._flow import (
+    FlowHead,
+    FlowNoise,
+    FlowSDE,
+    OneStepFlowSDE,
+    PartOfFlow,
+    beta_times,
+)
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._lerobot_body import ActionScale, Body
 from vla_rl.policies._lerobot_model import Description
-from vla_rl.policy import Sample
 from vla_rl.types import Floats, Spaces
 
 SAVED_AS = "model"
 READER = "tokenizer"
 _TIME = (0.999, 0.001)  # scale and offset of LeRobot's training times
+_TIME_SHAPE = (1.5, 1.0)  # of their beta distribution
 
 
 def described(about: Description) -> Description:
@@ -159,19 +166,9 @@ class _ExpertFlow(FlowHead):
         velocity = -self.out(states)
         return velocity.view_as(samples), states.view(rows, steps, self.horizon, -1)
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: Generator | None) -> Tensor:
         """As the model was pretrained: more of them near the noise."""
-        early = Beta(torch.tensor(1.5), torch.tensor(1.0)).sample((rows, DRAWS, 1))  # type: ignore[no-untyped-call]
-        return 1 - (_TIME[0] * early + _TIME[1])
-
-    def chain(self, context: Tensor, keys: NDArray[np.int64] | None) -> tuple[Tensor, Tensor]:
-        """A chain ``[B, S + 1, K]``, and which of its steps are random ``[B, S]``."""
-        shape, device = (len(context), self.steps), context.device
-        random = torch.zeros(shape, dtype=torch.bool, device=device)
-        noise = torch.zeros(shape[0], self.steps + 1, self.units, device=device)
-        if keys is not None:
-            noise, random = self._noise(keys).to(device), self._random(keys).to(device)
-        return self._denoise(context, noise, random), random
+        return 1 - (_TIME[0] * beta_times(rows, *_TIME_SHAPE, generator) + _TIME[1])
 
 
 class _ExpertSDE(FlowSDE, _ExpertFlow):
@@ -186,7 +183,7 @@ class _ExpertNoise(FlowNoise, _ExpertFlow):
     """Flow-Noise: the deviations of a step of the chunk are read off the expert's state of it."""
 
 
-class SmolVLAHead(nn.Module):
+class SmolVLAHead(PartOfFlow):
     """The first H steps and A dimensions of the chunks that the model denoises, un-normalised.
 
     ``raw`` holds chains of whole chunks in normalised units. What is not executed is not scored: it
@@ -194,37 +191,29 @@ class SmolVLAHead(nn.Module):
     """
 
     def __init__(self, settings: HeadConfig, net: Any, cache: Cache, spaces: Spaces) -> None:
-        super().__init__()
-        self.horizon, self.action_dim = settings.chunk, spaces.action_dim
-        self.units = self.horizon * self.action_dim
+        super().__init__(_flow(settings, net, cache), settings.chunk, spaces.action_dim)
         self.actions = ActionScale(spaces.action_dim)
-        self.whole = _flow(settings, net, cache)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
-        chain, random = self.whole.chain(context, keys)
-        raw = self.whole._record(chain, random)
-        actions = self.actions.restored(self._used(chain[:, -1])).clamp(-1, 1)
+        last, raw = self.whole.denoised(context, keys)
+        actions = self.actions.restored(self.used(last)).clamp(-1, 1)
         return Sample(raw, actions, self.score(context, text, raw)[0])
 
-    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of chains ``raw`` and entropy of their noise, both ``[B, K]``, in nats."""
-        logprob, entropy = self.whole.score(context, text, raw)
-        return self._used(logprob).flatten(1), self._used(entropy).flatten(1)
-
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
         whole = self.whole
         room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
         counted = mask[..., None].expand_as(actions)
         normalised = self.actions.normalised(actions)
-        return whole.match(context, F.pad(normalised, room), F.pad(counted, room))
-
-    def _used(self, units: Tensor) -> Tensor:
-        whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)
-        return whole[:, : self.horizon, : self.action_dim]
+        return whole.match(context, F.pad(normalised, room), F.pad(counted, room), generator)
 
 
 def _flow(settings: HeadConfig, net: Any, cache: Cache) -> _ExpertFlow:

@@ -8,15 +8,8 @@ all succeed or all fail. This noise is, for one action dimension and step ``t`` 
 
 with ``c`` drawn once per episode and ``z_t`` per decision, all standard normal. Hence
 ``e_t ~ N(0, 1)`` for every ``t``, ``cov(e_t, e_u) = share + (1 - share) * rho^|t - u|`` inside a
-chunk, and ``share`` between two decisions of an episode.
-
-Split at step ``t`` into what is known before it and what is new,
-
-    e_t = offset_t + s_t * z_t,
-    offset_0 = sqrt(share) * c,   offset_t = sqrt(share) * c + sqrt(1 - share) * rho * x_(t-1),
-    s_0 = sqrt(1 - share),        s_t = sqrt((1 - share) * (1 - rho^2)),
-
-``N(offset_t, s_t^2)`` is the exact law of ``e_t`` given ``c`` and the chunk's earlier noise.
+chunk, and ``share`` between two decisions of an episode. Given ``c`` the decisions are independent,
+with mean ``sqrt(share) * c`` and covariance ``(1 - share) * rho^|t - u|``.
 
 Every number is a function of the row's key alone, so an episode that is played again (after a
 crash, in another process, in another batch) meets the same noise.
@@ -36,58 +29,44 @@ _PICK_STREAMS = 2**63  # and choices those from here on
 
 
 class Noise(NamedTuple):
-    """Noise ``e = offset + s * innovation`` of B chunks.
+    """Several draws of noise for B chunks, independent of each other.
 
     Attributes:
-        offset: ``[B, H, A]`` what the past determines, in units of the marginal deviation.
-        innovation: ``[B, H, A]`` independent standard normals ``z``.
+        whole: ``[B, draws, H * A]`` the noise ``e``.
+        constant: ``[B, draws, A]`` the part ``c`` of it that is the same for the whole episode.
     """
 
-    offset: Floats
-    innovation: Floats
+    whole: Floats
+    constant: Floats
 
 
-def innovation_scale(horizon: int, rho: float, share: float) -> Floats:
-    """The deviations ``s_t`` of the new part of the noise, ``[H]``."""
-    scale = np.full(horizon, np.sqrt((1 - share) * (1 - rho**2)), np.float32)
-    scale[0] = np.sqrt(1 - share)
-    return scale
-
-
-def draw(keys: NDArray[np.int64], horizon: int, action_dim: int, rho: float, share: float) -> Noise:
+def draw(
+    keys: NDArray[np.int64], draws: int, horizon: int, action_dim: int, rho: float, share: float
+) -> Noise:
     """Noise for B decisions.
+
+    Each draw has its own constant over the episode, so the n-th draws of two decisions are alike as
+    the noise of two decisions is.
 
     Args:
         keys: ``[B, 2]`` episode key and decision index (>= 0) of every row.
+        draws: How many.
         horizon: H.
         action_dim: A.
         rho: Correlation of neighbouring steps of a chunk, in [0, 1).
         share: Part of the variance that is constant over the episode, in [0, 1).
     """
-    episode, innovation = _normals(keys, horizon, action_dim)
-    offset = np.empty_like(innovation)
-    constant = np.sqrt(share) * episode
-    past = np.zeros_like(episode)  # rho * x_(t-1)
-    fresh = np.full(horizon, np.sqrt(1 - rho**2))
-    fresh[0] = 1.0
-    for step in range(horizon):
-        offset[:, step] = constant + np.sqrt(1 - share) * past
-        past = rho * (past + fresh[step] * innovation[:, step])
-    return Noise(offset.astype(np.float32), innovation.astype(np.float32))
-
-
-def marginal(
-    keys: NDArray[np.int64], draws: int, horizon: int, action_dim: int, rho: float, share: float
-) -> Floats:
-    """Several draws of the whole noise ``e``, independent of each other, ``[B, draws, H * A]``.
-
-    Each has its own constant ``c`` over the episode, so the n-th draws of two decisions are alike
-    as the noise of two decisions is. Arguments as of :func:`draw`.
-    """
-    noise = draw(keys, horizon, draws * action_dim, rho, share)
-    scale = innovation_scale(horizon, rho, share)[:, None]
-    whole = (noise.offset + scale * noise.innovation).reshape(len(keys), horizon, draws, action_dim)
-    return np.ascontiguousarray(whole.transpose(0, 2, 1, 3)).reshape(len(keys), draws, -1)
+    constant, fresh = _normals(keys, horizon, draws * action_dim)
+    lasting = np.empty_like(fresh)  # x
+    lasting[:, 0] = fresh[:, 0]
+    for step in range(1, horizon):
+        lasting[:, step] = rho * lasting[:, step - 1] + np.sqrt(1 - rho**2) * fresh[:, step]
+    whole = np.sqrt(share) * constant[:, None] + np.sqrt(1 - share) * lasting
+    whole = whole.reshape(len(keys), horizon, draws, action_dim).transpose(0, 2, 1, 3)
+    return Noise(
+        whole.reshape(len(keys), draws, -1).astype(np.float32),
+        constant.reshape(len(keys), draws, action_dim).astype(np.float32),
+    )
 
 
 def covariance(horizon: int, rho: float, share: float) -> NDArray[np.float64]:

@@ -6,17 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.distributions import Beta
+from torch import Generator, Tensor, nn
 from transformers import DynamicCache
 
-from vla_rl.policies._flow import DRAWS, FlowHead, FlowNoise, FlowSDE, OneStepFlowSDE
+from vla_rl.action_head import Sample
+from vla_rl.policies._flow import (
+    FlowHead,
+    FlowNoise,
+    FlowSDE,
+    OneStepFlowSDE,
+    PartOfFlow,
+    beta_times,
+)
 from vla_rl.policies._head_config import HeadConfig
 from vla_rl.policies._pi0_prefix import Layout
-from vla_rl.policy import Sample
 from vla_rl.types import Spaces
 
 
@@ -83,11 +88,11 @@ class _ExpertFlow(FlowHead):
         found: tuple[Tensor, Tensor] = self.expert(context, samples, tau)
         return found
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: Generator | None) -> Tensor:
         """As the model was pretrained: more of them near the noise."""
         model = self.expert.net.config
-        law = Beta(model.time_sampling_beta_alpha, model.time_sampling_beta_beta)  # type: ignore[no-untyped-call]
-        early: Tensor = law.sample(torch.Size((rows, DRAWS, 1)))
+        shape = model.time_sampling_beta_alpha, model.time_sampling_beta_beta
+        early = beta_times(rows, *shape, generator)
         tau: Tensor = 1 - (model.time_sampling_scale * early + model.time_sampling_offset)
         return tau
 
@@ -104,7 +109,7 @@ class _ExpertNoise(FlowNoise, _ExpertFlow):
     """Flow-Noise: the deviations of a step of the chunk are read off the expert's state of it."""
 
 
-class ExpertHead(nn.Module):
+class ExpertHead(PartOfFlow):
     """The first H steps and A dimensions of the chunks that the model denoises.
 
     ``raw`` holds chains of whole chunks, all of whose numbers are random, as the model knows no
@@ -113,33 +118,27 @@ class ExpertHead(nn.Module):
     """
 
     def __init__(self, config: HeadConfig, expert: Expert, spaces: Spaces) -> None:
-        super().__init__()
-        self.horizon, self.action_dim = config.chunk, spaces.action_dim
-        self.units = config.chunk * spaces.action_dim
-        self.whole = _flow(replace(config, chunk=expert.chunk), expert)
+        whole = _flow(replace(config, chunk=expert.chunk), expert)
+        super().__init__(whole, config.chunk, spaces.action_dim)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
         raw, actions, logprob = self.whole.sample(context, text, keys)
-        return Sample(raw, actions[:, : self.horizon, : self.action_dim], self._used(logprob))
-
-    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of chains ``raw`` and entropy of their noise, both ``[B, K]``, in nats."""
-        logprob, entropy = self.whole.score(context, text, raw)
-        return self._used(logprob), self._used(entropy)
+        return Sample(raw, self.used(actions), self.used(logprob).flatten(1))
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
         whole = self.whole
         room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
         counted = mask[..., None].expand_as(actions)
-        return whole.match(context, F.pad(actions, room), F.pad(counted, room))
-
-    def _used(self, units: Tensor) -> Tensor:
-        whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)
-        return whole[:, : self.horizon, : self.action_dim].flatten(1)
+        return whole.match(context, F.pad(actions, room), F.pad(counted, room), generator)
 
 
 def _flow(config: HeadConfig, expert: Expert) -> _ExpertFlow:

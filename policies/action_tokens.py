@@ -38,10 +38,6 @@ class Config(BackboneConfig):
     1 explores more than what was cloned."""
     state_tokens: bool = True
     """Let proprioception follow the prompt as tokens, by the intervals of the actions."""
-    rho: float = 0.5
-    """Correlation of the exploration noise of neighbouring steps of a chunk, in [0, 1)."""
-    episode_share: float = 0.2
-    """Part of the noise's variance that stays constant over an episode, in [0, 1)."""
     text: str = "minilm"
     """Frozen text encoder for the critic: "minilm" or "hash" (hashed words, no weights)."""
     text_width: int = 32
@@ -81,12 +77,7 @@ class Config(BackboneConfig):
                 f"temperature {self.temperature} is outside the allowed range (0, inf)"
             )
         # The ranges of what these settings share with those of the other heads.
-        HeadConfig(
-            chunk=self.chunk,
-            rho=self.rho,
-            episode_share=self.episode_share,
-            hidden=self.hidden,
-        )
+        HeadConfig(chunk=self.chunk, hidden=self.hidden)
         _tokens.check(self.token_learner, self.tokens, self.width)
         if self.text not in _text.ENCODERS:
             raise ValueError(unknown("text encoder", self.text, _text.ENCODERS))

@@ -22,10 +22,11 @@ from tests import vlm_families
 from tests.helpers import fresh, packed
 from tests.test_vlm_families import MARKS
 from vla_rl import plugins
+from vla_rl.action_head import DENSITIES
 from vla_rl.envs import point_reach
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policies import _action_tokens, action_tokens
-from vla_rl.policy import load_policy
+from vla_rl.policy import Exactness, load_policy
 from vla_rl.policy_worker import PolicyRecipe
 from vla_rl.types import ActionChunk, Observation, Spaces
 
@@ -291,17 +292,32 @@ def test_a_row_depends_on_its_own_key_and_not_on_its_batch(llava: Path):
     assert (other.raw != whole.raw).any(axis=1).all()
 
 
-def test_exploration_persists(llava: Path):
-    """One law for every word (no weight of the head): a lasting noise gives equal words."""
-    lasting, fresh = (make(llava, rho=rho, chunk=10) for rho in (0.99, 0.0))
-    spread = []
-    for policy in (lasting, fresh):
-        torch.nn.init.zeros_(policy.head.speaker.rows.weight)
-        actions = policy.act(observe(16), said(16), keys(16)).actions
-        spread.append(float(np.abs(np.diff(actions, axis=1)).mean()))
+def test_every_word_has_noise_of_its_own(llava: Path):
+    """One distribution for every word (no weight of the head): words tell nothing of each other."""
+    policy = make(llava)
+    torch.nn.init.zeros_(policy.head.speaker.rows.weight)
+    order = np.stack([np.repeat(np.arange(100), 2), np.tile([0, 1], 100)], axis=1)
+    obs = observe(1)[[0] * 200]
+    actions = policy.act(obs, [SENTENCES[0]] * 200, order).actions.reshape(100, 2 * UNITS)
     # Two independent numbers of [-1, 1] are 2/3 apart on average.
-    assert spread[1] == pytest.approx(2 / 3, abs=0.1)
-    assert spread[0] < 0.2
+    assert float(np.abs(np.diff(actions, axis=1)).mean()) == pytest.approx(2 / 3, abs=0.03)
+    correlation = np.corrcoef(actions.T) - np.eye(2 * UNITS)
+    assert np.abs(correlation).max() < 0.4  # 4 standard errors
+    assert abs(correlation.sum()) / (2 * UNITS * (2 * UNITS - 1)) < 0.03
+
+
+def test_its_log_probabilities_are_exact_whatever_is_asked_for(llava: Path):
+    policy = make(llava)
+    chunk = act(policy)
+    for density in DENSITIES:
+        policy.use_density(density)
+        assert policy.density == density
+        assert policy.exactness() == Exactness(True, True)
+        assert same(chunk, act(policy))
+    assert policy.deviations() == []
+    assert policy.deviation() is None
+    with pytest.raises(ValueError, match="unknown density 'joint'"):
+        policy.use_density("joint")
 
 
 def test_temperature_divides_the_scores(llava: Path):
@@ -524,8 +540,6 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
         ({"bins": 1}, r"bins 1 is outside the allowed range 2, 3"),
         ({"temperature": 0.0}, r"temperature 0.0 is outside the allowed range \(0, inf\)"),
         ({"chunk": 0}, "chunk 0 is outside"),
-        ({"rho": 1.0}, "rho 1.0 is outside"),
-        ({"episode_share": -0.1}, "episode_share -0.1 is outside"),
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
         ({"text": "minlm"}, "unknown text encoder 'minlm'; did you mean 'minilm'"),
         ({"text_width": 0}, "text_width 0 is outside"),

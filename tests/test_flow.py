@@ -69,7 +69,7 @@ def test_what_is_recorded(kind: str, steps: int) -> None:
     assert sample.actions.shape == (5, CHUNK, A)
     if kind != "one":
         assert torch.equal(sample.raw[:, -K:].clamp(-1, 1), sample.actions.flatten(1))
-        start = _noise.marginal(keys(5), steps + 1, CHUNK, A, 0.5, 0.2)[:, 0]
+        start = _noise.draw(keys(5), steps + 1, CHUNK, A, 0.5, 0.2).whole[:, 0]
         np.testing.assert_array_equal(sample.raw[:, :K], start)
 
 
@@ -188,6 +188,19 @@ def test_noise_of_a_given_size_has_a_constant_entropy() -> None:
 # -------------------------------------------------------------------------------------- imitation
 
 
+def test_imitation_draws_from_the_generator_that_is_given() -> None:
+    head = make("sde")
+    given = (rows(4), WORDS, torch.randn(4, CHUNK, A), torch.ones(4, CHUNK, dtype=torch.bool))
+    before = torch.get_rng_state()
+    found = []
+    for seed in (3, 4, 3):
+        generator = torch.Generator().manual_seed(seed)
+        found += [float(head.imitation_loss(*given, generator).detach()) for _ in range(2)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert found[:2] == found[4:]
+    assert len(set(found)) == 4
+
+
 def test_imitation_repeats_itself_from_the_same_generator_state() -> None:
     head = make("sde")
     given = (rows(4), WORDS, torch.randn(4, CHUNK, A), torch.ones(4, CHUNK, dtype=torch.bool))
@@ -246,7 +259,7 @@ def test_imitation_starts_from_the_noise_that_acting_starts_from(
         rows(count), WORDS, torch.zeros(count, CHUNK, A), torch.ones(count, CHUNK).bool()
     )
     noise = met[0].reshape(-1, CHUNK, A).numpy()
-    acting = _noise.marginal(keys(count), 1, CHUNK, A, 0.8, 0.3).reshape(-1, CHUNK, A)
+    acting = _noise.draw(keys(count), 1, CHUNK, A, 0.8, 0.3).whole.reshape(-1, CHUNK, A)
     expected = _noise.covariance(CHUNK, 0.8, 0.3)
     for found in (noise, acting):
         np.testing.assert_allclose(np.cov(found[..., 0].T), expected, atol=0.05)

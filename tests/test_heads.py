@@ -1,4 +1,4 @@
-"""The Gaussian head: numbers worked by hand, and both densities against brute force."""
+"""The Gaussian head, by numbers worked by hand; its densities are in test_density_gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from vla_rl.policies import _noise
 from vla_rl.policies._gaussian import GaussianHead
 from vla_rl.policies._heads import HeadConfig
 
@@ -52,44 +51,19 @@ def test_logprob_and_entropy_by_hand() -> None:
     np.testing.assert_allclose(entropy.detach(), [[0.725791, 0.725791]], atol=1e-5)
 
 
-def test_conditional_logprob_by_hand() -> None:
-    settings: dict[str, Any] = {"std": 0.5, "rho": 0.6, "episode_share": 0.19}
-    head = make(action_dim=1, chunk=2, density="conditional", **settings)
+def test_episode_logprob_by_hand() -> None:
+    settings: dict[str, Any] = {"std": 0.5, "rho": 0.6, "episode_share": 0.36}
+    head = make(action_dim=1, chunk=2, density="episode", **settings)
     with torch.no_grad():
         last(head).weight.zero_()
-    # deviations .5 * .9 = .45 and .5 * .72 = .36; both samples lie one deviation off
-    logprob, entropy = head.score(*rows(1), torch.tensor([[0.45, -0.36]]))
+    # With c = .5, e less .6 c is 1.1 - .3 = .8, then .78 - .3 = .48. The rest of the noise has
+    # deviation .8, and .8 * .8 = .64 once the step before is known, which makes .6 * .8 likely.
+    logprob, entropy = head.score(*rows(1), torch.tensor([[0.55, 0.39, 0.5]]))
+    first, second = math.log(0.5 * 0.8), math.log(0.5 * 0.64)
     np.testing.assert_allclose(
-        logprob.detach(), [[-0.5 - math.log(0.45) - 0.918939, -0.5 - math.log(0.36) - 0.918939]],
-        atol=1e-5,
-    )  # fmt: skip
-    np.testing.assert_allclose(
-        entropy.detach(), [[1.418939 + math.log(0.45), 1.418939 + math.log(0.36)]], atol=1e-5
+        logprob.detach(), [[-0.5 - first - 0.918939, 0 - second - 0.918939]], atol=1e-5
     )
-
-
-def normal_logpdf(x: np.ndarray, covariance: np.ndarray) -> float:
-    _, logdet = np.linalg.slogdet(2 * np.pi * covariance)
-    return float(-0.5 * (logdet + x @ np.linalg.solve(covariance, x)))
-
-
-def test_conditional_density_is_the_joint_one_given_the_episode() -> None:
-    """Summed over a chunk, the log-probabilities are those of the correlated normal given c."""
-    horizon, rho, share, std = 4, 0.7, 0.4, 0.2
-    head = make(1, chunk=horizon, std=std, rho=rho, episode_share=share, density="conditional")
-    context, text = rows(8)
-    with torch.inference_mode():
-        mean = head(context, text).mean.numpy()
-        sample = head.sample(context, text, keys(8))
-    executed = sample.actions.numpy()[..., 0]
-    assert np.abs(executed).max() < 1  # nothing was clipped, so this is the sample
-    episode, _ = _noise._normals(keys(8), horizon, 1)
-    lag = np.abs(np.subtract.outer(np.arange(horizon), np.arange(horizon)))
-    covariance = std**2 * (1 - share) * rho**lag
-    for row in range(8):
-        centred = executed[row] - mean[row] - std * math.sqrt(share) * episode[row]
-        expected = normal_logpdf(centred, covariance)
-        assert float(sample.logprob[row].sum()) == pytest.approx(expected, abs=1e-3)
+    np.testing.assert_allclose(entropy.detach(), [[1.418939 + first, 1.418939 + second]], atol=1e-5)
 
 
 def test_marginal_density_is_that_of_each_step() -> None:
@@ -102,35 +76,6 @@ def test_marginal_density_is_that_of_each_step() -> None:
     law = torch.distributions.Normal(mean, 0.3)
     expected = law.log_prob(sample.raw)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(sample.logprob, expected)
-
-
-def test_densities_share_their_actions_and_meet_without_correlation() -> None:
-    context, text = rows(5)
-    with torch.inference_mode():
-        marginal = make().sample(context, text, keys(5))
-        conditional = make(density="conditional").sample(context, text, keys(5))
-        torch.testing.assert_close(marginal.actions, conditional.actions)
-        assert not torch.allclose(marginal.raw, conditional.raw)
-        free: dict[str, Any] = {"rho": 0.0, "episode_share": 0.0}
-        one = make(**free).sample(context, text, keys(5))
-        two = make(density="conditional", **free).sample(context, text, keys(5))
-    for left, right in zip(one, two, strict=True):
-        torch.testing.assert_close(left, right)
-
-
-@pytest.mark.parametrize("density", ["marginal", "conditional"])
-def test_score_repeats_sample(density: str) -> None:
-    head = make(density=density, std_by_instruction=True)
-    with torch.no_grad():
-        assert head.std_of_text is not None
-        head.std_of_text.weight.normal_()
-    context, text = rows(5)
-    with torch.inference_mode():
-        sample = head.sample(context, text, keys(5))
-        greedy = head.sample(context, text, None)
-    torch.testing.assert_close(head.score(context, text, sample.raw)[0], sample.logprob)
-    torch.testing.assert_close(head.score(context, text, greedy.raw)[0], greedy.logprob)
-    assert torch.equal(greedy.raw, head(context, text).mean)
 
 
 def test_first_means_are_near_zero_and_actions_are_clipped() -> None:
@@ -178,3 +123,26 @@ def test_imitation_loss_by_hand() -> None:
     assert float(loss.detach()) == pytest.approx((1 + 9 + 4 + 0) / 4)
     empty = head.imitation_loss(*rows(1), actions, torch.zeros(1, 3, dtype=torch.bool))
     assert float(empty.detach()) == 0
+
+
+def test_a_deviation_may_leave_its_bounds_again() -> None:
+    head = make(std=0.01)
+    with torch.no_grad():
+        head.log_std.sub_(1.0)
+    assert torch.allclose(head(*rows(1)).log_std, torch.tensor(math.log(0.01)))
+    head.score(*rows(4), torch.zeros(4, 6))[1].sum().backward()
+    assert not head.log_std.grad.any()  # descent on the entropy leads further out
+    head.log_std.grad = None
+    (-head.score(*rows(4), torch.zeros(4, 6))[1].sum()).backward()
+    assert head.log_std.grad.tolist() == [-12, -12]  # and on its negative back: 4 rows of 3 steps
+
+
+def test_the_deviation_is_known_unless_it_follows_the_instruction() -> None:
+    head = make(std=0.2)
+    with torch.no_grad():
+        head.log_std[1] = -50.0
+    np.testing.assert_allclose(head.deviation(), [0.2, 0.01], rtol=1e-6)
+    assert head.deviations() == [head.log_std]
+    worded = make(std_by_instruction=True)
+    assert worded.deviation() is None
+    assert len(worded.deviations()) == 3

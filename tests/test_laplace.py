@@ -61,11 +61,30 @@ def test_it_starts_from_the_given_deviation() -> None:
     assert float(law.mean.detach().abs().max()) < 0.1
 
 
-def test_deviations_stay_in_their_range() -> None:
-    head = make(action_dim=1, chunk=2)
+def test_deviations_stay_between_where_they_start_and_1() -> None:
+    head = make(action_dim=1, chunk=2, std=0.2)
     fix(head.log_scale, -50.0, 50.0)
     std = math.sqrt(2) * head(rows(1)).log_scale.exp().detach()
-    np.testing.assert_allclose(std, [[0.01, 1.0]], rtol=1e-5)
+    np.testing.assert_allclose(std, [[0.2, 1.0]], rtol=1e-5)
+
+
+def test_cloning_does_not_take_the_exploration_away_and_may_widen_it() -> None:
+    """Errors of 0 for one unit and of about .5 for the other."""
+    head = make(action_dim=2, chunk=1, std=0.2)
+    error = torch.distributions.Laplace(0.0, 0.5).sample((2_000,))
+    actions = torch.stack([torch.zeros(2_000), error], dim=1)[:, None]
+    fix(head.trunk, 0.0, 0.0)
+    optimizer = torch.optim.Adam(head.log_scale.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        mask = torch.ones(2_000, 1, dtype=torch.bool)
+        head.imitation_loss(torch.zeros(2_000, CONTEXT), WORDS, actions, mask).backward()
+        optimizer.step()
+    scale = head(torch.zeros(1, CONTEXT)).log_scale.exp().detach()[0]
+    assert float(scale[0]) == pytest.approx(0.2 / math.sqrt(2), rel=1e-5)
+    assert float(scale[1]) == pytest.approx(0.5, rel=0.05)
+    below = float(head.log_scale(torch.zeros(1, CONTEXT))[0, 0].detach())
+    assert below > math.log(0.2 / math.sqrt(2)) - 0.1  # it is held, not driven on
 
 
 def test_samples_are_laplace_and_persist() -> None:

@@ -1,4 +1,4 @@
-"""Exploration noise: its moments, its conditional law, and that it follows the key alone."""
+"""Exploration noise: its moments, what its constant tells, and that it follows the key alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def keys(episodes: int, decisions: int) -> np.ndarray:
     return np.stack([episode.ravel() + 5_000, decision.ravel()], axis=1)
 
 
-def total(noise: _noise.Noise, rho: float = RHO, share: float = SHARE) -> np.ndarray:
-    scale = _noise.innovation_scale(noise.offset.shape[1], rho, share)
-    return noise.offset + scale[:, None] * noise.innovation
+def single(order: np.ndarray, rho: float = RHO, share: float = SHARE) -> np.ndarray:
+    """One draw for each row, ``[B, H, A]``."""
+    return _noise.draw(order, 1, H, A, rho, share).whole.reshape(len(order), H, A)
 
 
 def covariance(rho: float, share: float) -> np.ndarray:
@@ -30,7 +30,7 @@ def covariance(rho: float, share: float) -> np.ndarray:
 @pytest.mark.parametrize(("rho", "share"), [(0.8, 0.3), (0.5, 0.0), (0.0, 0.6), (0.0, 0.0)])
 def test_moments_within_and_between_decisions(rho: float, share: float) -> None:
     episodes = 8_000
-    noise = total(_noise.draw(keys(episodes, 2), H, A, rho, share), rho, share)
+    noise = single(keys(episodes, 2), rho, share)
     first, second = noise.reshape(episodes, 2, H, A).transpose(1, 0, 2, 3)
     for dimension in range(A):
         one, two = first[..., dimension], second[..., dimension]
@@ -40,48 +40,36 @@ def test_moments_within_and_between_decisions(rho: float, share: float) -> None:
     assert np.abs(first[..., 0].T @ first[..., 1] / episodes).max() < 0.05
 
 
-def test_offset_and_scale_are_the_conditional_law() -> None:
-    """Brute force: condition the joint normal of (c, e_0 .. e_4) on c and on the earlier e."""
-    joint = np.block(
-        [
-            [np.ones((1, 1)), np.full((1, H), np.sqrt(SHARE))],
-            [np.full((H, 1), np.sqrt(SHARE)), covariance(RHO, SHARE)],
-        ]
-    )
-    noise = _noise.draw(keys(20, 1), H, 1, RHO, SHARE)
-    episode, _ = _noise._normals(keys(20, 1), H, 1)
-    known = np.concatenate([episode, total(noise)[..., 0]], axis=1)
-    scale = _noise.innovation_scale(H, RHO, SHARE)
-    for step in range(H):
-        past, now = slice(0, step + 1), step + 1
-        weights = np.linalg.solve(joint[past, past], joint[past, now])
-        variance = joint[now, now] - weights @ joint[past, now]
-        np.testing.assert_allclose(noise.offset[:, step, 0], known[:, past] @ weights, atol=1e-5)
-        np.testing.assert_allclose(scale[step] ** 2, variance, atol=1e-6)
-
-
-def test_scale_by_hand() -> None:
-    # share .19 leaves .81, of which 1 - .6^2 = .64 is new: sqrt(.81) = .9, sqrt(.81 * .64) = .72
-    np.testing.assert_allclose(_noise.innovation_scale(3, 0.6, 0.19), [0.9, 0.72, 0.72], atol=1e-6)
+def test_given_the_constant_decisions_are_independent() -> None:
+    """Mean sqrt(share) c and covariance (1 - share) rho^lag, whichever decision it is."""
+    episodes = 8_000
+    noise = _noise.draw(keys(episodes, 2), 1, H, A, RHO, SHARE)
+    constant = noise.constant.reshape(episodes, 2, 1, A)
+    assert np.array_equal(constant[:, 0], constant[:, 1])
+    np.testing.assert_allclose(np.cov(constant[:, 0, 0].T), np.eye(A), atol=0.05)
+    rest = noise.whole.reshape(episodes, 2, H, A) - np.sqrt(SHARE) * constant
+    first, second = rest[..., 0].transpose(1, 0, 2)
+    expected = covariance(RHO, SHARE) - SHARE
+    np.testing.assert_allclose(np.cov(first.T), expected, atol=0.04)
+    assert np.abs(first.T @ second / episodes).max() < 0.04
+    assert np.abs(first.T @ constant[:, 0, 0, 0] / episodes).max() < 0.04
 
 
 def test_a_row_follows_its_key_alone() -> None:
     order = keys(4, 3)
-    batch = total(_noise.draw(order, H, A, RHO, SHARE))
+    batch = single(order)
     shuffled = np.random.default_rng(0).permutation(len(order))
-    assert np.array_equal(total(_noise.draw(order[shuffled], H, A, RHO, SHARE)), batch[shuffled])
+    assert np.array_equal(single(order[shuffled]), batch[shuffled])
     for row in range(len(order)):
-        alone = total(_noise.draw(order[row : row + 1], H, A, RHO, SHARE))
+        alone = single(order[row : row + 1])
         assert np.array_equal(alone[0], batch[row])
     np.random.seed(0)
-    assert np.array_equal(total(_noise.draw(order, H, A, RHO, SHARE)), batch)
+    assert np.array_equal(single(order), batch)
 
 
 def test_several_draws_are_independent_and_each_is_the_noise() -> None:
     order = keys(4_000, 2)
-    noise = _noise.marginal(order, 3, H, A, RHO, SHARE).reshape(len(order), 3, H, A)
-    single = _noise.marginal(order, 1, H, A, RHO, SHARE).reshape(len(order), H, A)
-    np.testing.assert_array_equal(single, total(_noise.draw(order, H, A, RHO, SHARE)))
+    noise = _noise.draw(order, 3, H, A, RHO, SHARE).whole.reshape(len(order), 3, H, A)
     first, later = noise[::2], noise[1::2]
     expected = _noise.covariance(H, RHO, SHARE)
     np.testing.assert_allclose(expected, covariance(RHO, SHARE))
@@ -106,13 +94,13 @@ def test_choices_are_equally_likely_and_follow_the_key_alone() -> None:
 def test_keys_that_differ_give_other_noise() -> None:
     # Large and negative episode keys are fine; episode and decision must not be interchangeable.
     order = np.array([[1, 2], [2, 1], [1, 1], [2, 2], [2**62, 0], [-1, 0], [0, 0]], np.int64)
-    noise = _noise.draw(order, H, A, RHO, SHARE).innovation.reshape(len(order), -1)
+    noise = _noise.draw(order, 1, H, A, RHO, SHARE).whole[:, 0]
     assert len(np.unique(noise, axis=0)) == len(order)
     assert np.abs(np.corrcoef(noise) - np.eye(len(order))).max() < 0.95
 
 
 def test_noise_is_pinned() -> None:
     """Recorded episodes must be replayable by later versions."""
-    noise = _noise.draw(np.array([[7, 3]], np.int64), 2, 2, RHO, SHARE)
-    pinned = [[[-0.161832, -0.016270], [-0.136465, -0.870576]]]
-    np.testing.assert_allclose(total(noise), pinned, atol=1e-5)
+    noise = _noise.draw(np.array([[7, 3]], np.int64), 1, 2, 2, RHO, SHARE).whole
+    pinned = [[[-0.161832, -0.016270, -0.136465, -0.870576]]]
+    np.testing.assert_allclose(noise, pinned, atol=1e-5)

@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from vla_rl import plugins, stages
+from vla_rl.action_head import DENSITIES
 from vla_rl.policies import _text, _weights, pi0, tiny, vla
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
@@ -30,7 +31,8 @@ SENTENCES = ("open the drawer", "close the drawer")
 CHUNK = 3
 ViT: dict[str, Any] = {"vision": "timm:test_vit", "vision_size": 32, "pretrained": False}
 HEADS: dict[str, dict[str, Any]] = {
-    "conditional": {"density": "conditional"},
+    "chunk": {"density": "chunk"},
+    "episode": {"density": "episode"},
     "laplace": {"head": "laplace"},
     "flow-sde": {"head": "flow_sde"},
     "flow-one": {"head": "flow_sde", "flow_stochastic": "one"},
@@ -228,6 +230,59 @@ def test_noise_follows_the_key(case: Case) -> None:
     moved = policy.act(obs, words, order[::-1].copy()).raw - mean
     np.testing.assert_allclose(noise, moved[::-1], atol=1e-5)
     assert np.abs(noise[0] - noise[1]).max() > 0.01
+
+
+def test_a_density_can_be_chosen_and_repeats_its_logprob(case: Case) -> None:
+    correlated = {"rho": 0.5, "episode_share": 0.2} if case.name.startswith("pi0") else {}
+    if "density" in case.settings:
+        return
+    policy = case.make(**correlated)
+    obs, words = observe(6), sentences(6)
+    found = []
+    for density in DENSITIES:
+        policy.use_density(density)
+        chunk = policy.act(obs, words, keys(6))
+        scores = policy.evaluate(obs, words, chunk.raw, chunk.features)
+        np.testing.assert_allclose(scores.logprob.detach(), chunk.logprob, atol=1e-4)
+        copied = copy.deepcopy(policy)
+        assert copied.density == policy.density == density
+        assert same(chunk, copied.act(obs, words, keys(6)))
+        found.append(chunk)
+    assert np.array_equal(found[0].actions, found[1].actions)
+    assert np.array_equal(found[0].actions, found[2].actions)
+    exact = policy.exactness("marginal").within_chunk
+    assert exact == np.array_equal(found[0].logprob, found[1].logprob)
+
+
+def test_what_sets_the_exploration_is_part_of_the_head(case: Case) -> None:
+    policy = case.make()
+    head = {id(p) for p in policy.groups()["head"]}
+    found = policy.deviations()
+    assert {id(p) for p in found} <= head
+    assert len(found) < len(head)
+    deviation = policy.deviation()
+    assert deviation is None or deviation.shape == (SPACES.action_dim,)
+
+
+def test_imitation_leaves_the_global_generator_alone_if_given_one(case: Case) -> None:
+    policy = case.make()
+    obs, words, before = observe(6), sentences(6), torch.get_rng_state()
+    given = (obs, words, np.zeros((6, CHUNK, 2), np.float32), np.ones((6, CHUNK), bool))
+    losses = []
+    for seed in (3, 4, 3):
+        generator = torch.Generator().manual_seed(seed)
+        losses.append(float(policy.imitation_loss(*given, generator=generator).detach()))
+    assert torch.equal(before, torch.get_rng_state())
+    assert losses[0] == losses[2]
+
+
+def test_clamped_proprioception_is_counted() -> None:
+    policy = Case("tiny", tiny, {}).make()
+    policy.fit_statistics(np.array([[0, 0, 0], [2, 2, 2]], np.float32))  # mean 1, deviation 1
+    states = np.array([[1, 1, 1], [6.1, 1, -9], [1, -4.1, 1], [5.9, -3.9, 1]], np.float32)
+    assert policy.clamped_share(states) == 0.5
+    with pytest.raises(ValueError, match=r"states have shape \(0, 3\), expected \[n, 3\], n > 0"):
+        policy.clamped_share(states[:0])
 
 
 def test_a_copy_of_the_policy_acts_alike(case: Case) -> None:
@@ -501,7 +556,7 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
         ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
         ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
         ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
-        ({"density": "joint"}, r"unknown density 'joint'.*allowed: marginal, conditional"),
+        ({"density": "joint"}, r"unknown density 'joint'.*allowed: auto, marginal, chunk, episode"),
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
         ({"head": "lapalce"}, "unknown head 'lapalce'; did you mean 'laplace'"),
         ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
@@ -518,7 +573,7 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("head", "settings"),
     [
-        ("laplace", {"density": "conditional"}),
+        ("laplace", {"std_by_instruction": True}),
         ("flow_sde", {"std_by_instruction": True}),
         ("gaussian", {"denoising_steps": 5}),
         ("laplace", {"flow_noise_level": 0.3}),

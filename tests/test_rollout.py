@@ -98,7 +98,7 @@ def test_packing_refuses_a_group_of_two_starts(reference):
         RolloutBatch.pack([[played[0], played[4]]])
 
 
-@pytest.mark.parametrize("density", ["marginal", "conditional"])
+@pytest.mark.parametrize("density", ["marginal", "chunk", "episode"])
 @pytest.mark.parametrize("trains", [("head",), ("vlm", "head", "critic")])
 def test_logprob_at_acting_equals_logprob_at_update(density, trains):
     policy, specs = make_policy(density=density, rho=0.7, episode_share=0.3), specs_of()
@@ -145,6 +145,20 @@ def test_both_placements_play_the_same(reference, placement):
         assert set(rollout.seconds) == {"physics", "render", "transfer", "policy"}
         pids = collector.pids
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("placement", ["workers", "served"])
+def test_a_chosen_density_reaches_the_copies_in_workers(placement):
+    policy, specs = make_policy(rho=0.7, episode_share=0.3), specs_of()
+    keys = episode_keys(0, 2, count=len(specs))
+    config = RolloutConfig(placement=placement, workers=2, max_in_flight=16)
+    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+        for density in ("episode", "marginal"):
+            policy.use_density(density)
+            played = play_here(policy, specs, keys)
+            width = played[0].chunk.raw.shape[1]
+            assert width == policy.units + (2 if density == "episode" else 0)
+            assert_same(collector.collect(policy, specs, keys, PlaySettings()).trajectories, played)
 
 
 @pytest.mark.parametrize("placement", ["workers", "served"])

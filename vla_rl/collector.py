@@ -276,7 +276,12 @@ class Collector:
             self._weights.write(policy)
         self._version += 1
         return Published(
-            recipe, self._weights.name, self._version, policy.frozen, dict(policy.text_memory)
+            recipe=recipe,
+            weights=self._weights.name,
+            version=self._version,
+            frozen=policy.frozen,
+            density=policy.density,
+            text_memory=dict(policy.text_memory),
         )
 
 

@@ -12,16 +12,28 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from vla_rl import hub, model_card, plugins, pretrained
+from vla_rl.action_head import ActionHead, Exactness, Sample
 from vla_rl.types import ActionChunk, Array, Floats, Observation, Spaces
+
+__all__ = [
+    "GROUPS",
+    "ActionHead",
+    "Exactness",
+    "Policy",
+    "PolicyBase",
+    "Sample",
+    "Scores",
+    "load_policy",
+]
 
 GROUPS = ("vlm", "head", "critic")
 MAX_SHARD_SIZE = "2GB"
@@ -65,6 +77,25 @@ class Policy(Protocol):
     def keeps(self) -> bool:
         """Whether acting keeps features, from which updates start instead of the images."""
 
+    @property
+    def density(self) -> str:
+        """Of which density log-probabilities are; see :mod:`vla_rl.action_head`."""
+
+    def use_density(self, name: str) -> None:
+        """Score by another density from now on."""
+
+    def exactness(self, density: str | None = None) -> Exactness:
+        """For what the log-probabilities of a density (None: of the present one) are exact."""
+
+    def deviations(self) -> list[nn.Parameter]:
+        """Parameters of the group "head" that set the size of the exploration noise only."""
+
+    def deviation(self) -> Floats | None:
+        """Mean standard deviation of the exploration by action dimension, ``[A]``, if fixed."""
+
+    def clamped_share(self, states: Floats) -> float:
+        """Share of ``[n, S]`` states that the policy does not see as they are."""
+
     @classmethod
     def blank(cls, config: Any, spaces: Spaces) -> Policy:
         """A policy whose weights will be replaced, so none are fetched."""
@@ -101,8 +132,13 @@ class Policy(Protocol):
         actions: Floats,
         mask: NDArray[np.bool_],
         features: Array | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
-        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``."""
+        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
+
+        ``generator`` (on the CPU) draws the noise that some heads imitate with; None is torch's
+        global one.
+        """
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
         """What acting would keep, ``[B, F]``; only for a policy that keeps features."""
@@ -115,31 +151,6 @@ class Policy(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters and buffers by name, as of any ``torch.nn.Module``."""
-
-
-class Sample(NamedTuple):
-    """What an action head does: ``raw [B, R]``, ``actions [B, H, A]``, ``logprob [B, K]``."""
-
-    raw: Tensor
-    actions: Tensor
-    logprob: Tensor
-
-
-class ActionHead(Protocol):
-    """From a context ``[B, D]`` and the instruction ``[B, E]`` to a chunk; an ``nn.Module``."""
-
-    units: int
-
-    def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
-        """Draw chunks with the noise of ``keys``, or the preferred ones without keys."""
-
-    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of what was sampled, both ``[B, K]``."""
-
-    def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
-    ) -> Tensor:
-        """How far the head is from ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
 
 
 PolicyT = TypeVar("PolicyT", bound="PolicyBase")
@@ -231,6 +242,44 @@ class PolicyBase(nn.Module, ModelHubMixin):
         units: int = self.head.units
         return units
 
+    @property
+    def density(self) -> str:
+        """Of which density log-probabilities are; see :mod:`vla_rl.action_head`."""
+        density: str = self.head.density
+        return density
+
+    def use_density(self, name: str) -> None:
+        """Score by another density from now on; actions stay what they are.
+
+        Decisions are to be scored under the density that they were made under.
+
+        Raises:
+            ValueError: If there is no such density, or the settings ask for another one.
+        """
+        self.head.use_density(name)
+
+    def exactness(self, density: str | None = None) -> Exactness:
+        """For what the log-probabilities of a density (None: of the present one) are exact.
+
+        Raises:
+            ValueError: If there is no such density.
+        """
+        found: Exactness = self.head.exactness(density)
+        return found
+
+    def deviations(self) -> list[nn.Parameter]:
+        """Parameters of the group "head" that set the size of the exploration noise only."""
+        found: list[nn.Parameter] = self.head.deviations()
+        return found
+
+    def deviation(self) -> Floats | None:
+        """Mean standard deviation of the exploration by action dimension, ``[A]``.
+
+        None where there is no such number, or it depends on what the policy sees.
+        """
+        found: Tensor | None = self.head.deviation()
+        return None if found is None else found.cpu().numpy()
+
     def remember(self, instructions: Sequence[str]) -> None:
         """Encode the sentences that were not met before."""
         new = [s for s in dict.fromkeys(instructions) if s not in self.text_memory]
@@ -239,10 +288,7 @@ class PolicyBase(nn.Module, ModelHubMixin):
 
     def fit_statistics(self, states: Floats) -> None:
         """Normalise proprioception by the mean and deviation of ``[n, S]`` states."""
-        if states.ndim != 2 or states.shape[1] != self.spaces.state_dim or not len(states):
-            raise ValueError(
-                f"states have shape {states.shape}, expected [n, {self.spaces.state_dim}], n > 0"
-            )
+        self._check_states(states)
         values = np.asarray(states, np.float64)
         self.set_statistics(values.mean(0), values.std(0))
 
@@ -271,6 +317,16 @@ class PolicyBase(nn.Module, ModelHubMixin):
 
     def clamped_share(self, states):
         return 0.0
+
+    def clamped_share(self, states: Floats) -> float:
+        """Share of ``[n, S]`` states with a coordinate that is clamped, so not seen as it is.
+
+        Those lie more than 5 deviations from the mean; many of them say that the statistics no
+        longer fit what the policy meets.
+        """
+        self._check_states(states)
+        away = np.abs(states - self.state_mean.cpu().numpy()) / self.state_std.cpu().numpy()
+        return float((away > _STATE_RANGE).any(axis=1).mean())
 
     def freeze(self, groups: Collection[str]) -> None:
         """Train every group except these; ``freeze(())`` trains all."""
@@ -330,17 +386,19 @@ class PolicyBase(nn.Module, ModelHubMixin):
         actions: Floats,
         mask: NDArray[np.bool_],
         features: Array | None = None,
+        generator: Generator | None = None,
     ) -> Tensor:
         """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
 
-        ``features`` may replace the images if the policy keeps them.
+        ``features`` may replace the images if the policy keeps them. ``generator`` (on the CPU)
+        draws the noise that some heads imitate with; None is torch's global one.
         """
         if self.keeps and features is None:
             features = self.features(obs, instructions)
         text, state = self._words(instructions), self._proprioception(obs)
         context, words = self.context(self._seen(obs, text, features), text, state)
         loss: Tensor = self.head.imitation_loss(
-            context, words, self._tensor(actions), self._tensor(mask)
+            context, words, self._tensor(actions), self._tensor(mask), generator
         )
         return loss
 
@@ -466,6 +524,12 @@ class PolicyBase(nn.Module, ModelHubMixin):
         return cls(config, spaces)
 
     # ----------------------------------------------------------------------------------- helpers
+
+    def _check_states(self, states: Floats) -> None:
+        if states.ndim != 2 or states.shape[1] != self.spaces.state_dim or not len(states):
+            raise ValueError(
+                f"states have shape {states.shape}, expected [n, {self.spaces.state_dim}], n > 0"
+            )
 
     def _kept(self, obs: Observation, text: Tensor) -> Tensor:
         return self.keep(self._tensor(obs.images), text).half()

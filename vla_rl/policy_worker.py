@@ -47,6 +47,7 @@ class Published:
         weights: Name of the shared block.
         version: Of the weights in it.
         frozen: Names of the frozen parameter groups.
+        density: Of which density log-probabilities are.
         text_memory: Text features by instruction.
     """
 
@@ -54,6 +55,7 @@ class Published:
     weights: str
     version: int
     frozen: frozenset[str]
+    density: str
     text_memory: dict[str, np.ndarray]
 
 
@@ -142,6 +144,7 @@ class PolicyWorker(SimulationWorker):
             self._weights.read(self._policy)
             self._version = published.version
         self._policy.freeze(published.frozen)
+        self._policy.use_density(published.density)
         self._policy.text_memory = published.text_memory
         return self._policy
 

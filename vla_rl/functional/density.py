@@ -1,13 +1,27 @@
-"""Log-densities and entropies of the laws that action heads draw from, unit by unit."""
+"""Log-densities and entropies of the distributions that action heads draw from, unit by unit.
+
+**Correlated units.** Let every unit have a *normal score* e, the standard normal number of its
+rank: ``(x - mean) / std`` for a normal unit, :func:`normal_of_laplace` for a Laplace one. If the
+scores of the steps of a chunk are jointly normal with covariance C = L L' (ones on its diagonal),
+the joint density is that of the units by themselves times the density of a Gaussian copula. With
+``z = L^-1 e`` that splits into steps, each given the earlier ones:
+
+    log p(x_t | x_0 .. x_(t-1)) = log p(x_t) + log N(z_t) - log L_tt - log N(e_t).
+
+:func:`copula_logprob` gives the last three terms. They add up over the first steps of a chunk as
+over all of them, since L is triangular, and their gradient reaches the means of earlier steps.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+_FAR = 600.0  # scales from a Laplace mean; exp(-600) is still a normal float64
 
 
 def normal_logprob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -17,7 +31,7 @@ def normal_logprob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def normal_entropy(log_std: Tensor) -> Tensor:
-    """Entropy of a normal law, in nats."""
+    """Entropy of a normal distribution, in nats."""
     return log_std + 0.5 * math.log(2 * math.pi * math.e)
 
 
@@ -27,16 +41,96 @@ def laplace_logprob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def laplace_entropy(log_scale: Tensor) -> Tensor:
-    """Entropy ``1 + log 2b`` of a Laplace law, in nats."""
+    """Entropy ``1 + log 2b`` of a Laplace distribution, in nats."""
     return 1 + math.log(2) + log_scale
 
 
 def laplace_of_normal(e: Tensor) -> Tensor:
     """Laplace(0, 1) numbers that rank as standard normal ones do: ``quantile(Phi(e))``.
 
-    A Gaussian copula: correlated standard normals become Laplace numbers whose law, one by one, is
-    exact. The tail is taken from ``log Phi(-|e|)``, so it is right far beyond the point where
-    ``Phi(e)`` rounds to 1.
+    A Gaussian copula: correlated standard normals become Laplace numbers each of which, by itself,
+    is exactly Laplace. The tail is taken from ``log Phi(-|e|)``, so it is right far beyond the
+    point where ``Phi(e)`` rounds to 1.
     """
     tail: Tensor = torch.special.log_ndtr(-e.abs())
     return -torch.sign(e) * (math.log(2) + tail)
+
+
+def normal_of_laplace(u: Tensor) -> Tensor:
+    """Standard normal numbers that rank as Laplace(0, 1) ones do, with gradient.
+
+    The inverse of :func:`laplace_of_normal`, right for any finite ``u``: beyond the range in which
+    ``exp(-|u|)`` is a number, the normal tail is inverted from its logarithm.
+    """
+    found: Tensor = _NormalOfLaplace.apply(u)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _NormalOfLaplace(torch.autograd.Function):
+    """``de / du`` is ``Phi(-|e|) / phi(e)``, Mills' ratio, which is smooth where the tail ends."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        """Start from the quantile, or far out from its expansion; then a step of Newton's."""
+        tail = -u.double().abs() - math.log(2)
+        near = -torch.special.ndtri(tail.clamp(min=-_FAR).exp())
+        y = (-2 * tail - math.log(2 * math.pi)).clamp(min=math.e)
+        e = torch.where(tail > -_FAR, near, (y - y.log()).sqrt())
+        e = e + (torch.special.log_ndtr(-e) - tail) * _mills(e)
+        ctx.save_for_backward(e)
+        return (torch.sign(u) * e).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """Through Mills' ratio."""
+        (e,) = ctx.saved_tensors
+        return gradient * _mills(e).to(gradient.dtype)
+
+
+def _mills(e: Tensor) -> Tensor:
+    """``Phi(-e) / phi(e)``."""
+    ratio: Tensor = math.sqrt(math.pi / 2) * torch.special.erfcx(e / math.sqrt(2))
+    return ratio
+
+
+def copula_logprob(e: Tensor, whitening: Tensor, known: Tensor) -> Tensor:
+    """What correlation adds to the log-densities of the steps of a chunk, in nats.
+
+    Args:
+        e: ``[*, H, A]`` normal scores of the units; those of one action dimension are correlated.
+        whitening: ``[H, H]`` inverse ``L^-1`` of the Cholesky factor of their covariance given
+            ``known``; lower triangular. For the identity, nothing known, the result is exactly 0.
+        known: ``[*, 1, A]`` mean of the scores, given what the density is conditioned on.
+
+    Returns:
+        ``[*, H, A]``; what to add to the log-density of every unit by itself.
+    """
+    z = whitening @ (e - known)
+    return 0.5 * (e.square() - z.square()) + whitening.diagonal().log()[:, None]
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """Clamp to [low, high]; where that holds x back, descent may only lead back.
+
+    A clamp has no gradient outside, so what was once pushed out stays there. Here a gradient is
+    stopped only if descending along it would lead further out. Where several rows share x, bound it
+    before they part, so that their gradients are added up first.
+    """
+    found: Tensor = _Bounded.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        """As ``clamp``."""
+        ctx.save_for_backward(x)
+        ctx.range = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """Descent moves x against its gradient."""
+        (x,), (low, high) = ctx.saved_tensors, ctx.range
+        leaves = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
+        return gradient.masked_fill(leaves, 0.0), None, None
