@@ -44,6 +44,11 @@ class CorrelatedHead(HeadBase):
         whitenings = torch.from_numpy(np.tril(inverses).astype(np.float32))
         self.register_buffer("whitenings", whitenings, persistent=False)
 
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those of ``DENSITIES`` that may be asked for: all, or the one in the settings."""
+        return DENSITIES if self.config.density == AUTO else (self.config.density,)
+
     def use_density(self, name: str) -> None:
         """Score by a density from now on, also what was sampled before if ``raw`` allows it.
 

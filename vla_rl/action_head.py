@@ -81,6 +81,10 @@ class ActionHead(Protocol):
         global one.
         """
 
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those of ``DENSITIES`` that may be asked for."""
+
     def use_density(self, name: str) -> None:
         """Score by one of ``DENSITIES`` from now on."""
 
@@ -106,6 +110,11 @@ class HeadBase(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.density = DENSITIES[0]
+
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those of ``DENSITIES`` that may be asked for."""
+        return DENSITIES
 
     def use_density(self, name: str) -> None:
         """Score by a density from now on.

@@ -81,6 +81,10 @@ class Policy(Protocol):
     def density(self) -> str:
         """Of which density log-probabilities are; see :mod:`vla_rl.action_head`."""
 
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those that may be asked for, the simplest first."""
+
     def use_density(self, name: str) -> None:
         """Score by another density from now on."""
 
@@ -95,6 +99,9 @@ class Policy(Protocol):
 
     def clamped_share(self, states: Floats) -> float:
         """Share of ``[n, S]`` states that the policy does not see as they are."""
+
+    def set_statistics(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
+        """Normalise proprioception by a mean and a deviation, both ``[S]``."""
 
     @classmethod
     def blank(cls, config: Any, spaces: Spaces) -> Policy:
@@ -248,6 +255,12 @@ class PolicyBase(nn.Module, ModelHubMixin):
         density: str = self.head.density
         return density
 
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those that may be asked for, the simplest first."""
+        found: tuple[str, ...] = self.head.densities
+        return found
+
     def use_density(self, name: str) -> None:
         """Score by another density from now on; actions stay what they are.
 
@@ -296,27 +309,6 @@ class PolicyBase(nn.Module, ModelHubMixin):
         """Normalise proprioception by a mean and a deviation, both ``[S]``."""
         self.state_mean.copy_(torch.tensor(mean))
         self.state_std.copy_(torch.tensor(std).clamp(min=_STD_FLOOR))
-
-    @property
-    def densities(self):
-        return ("marginal",)
-
-    def exactness(self, density=None):
-        from types import SimpleNamespace
-
-        return SimpleNamespace(within_chunk=True, between_decisions=True)
-
-    def use_density(self, name):
-        pass
-
-    def deviations(self):
-        return []
-
-    def deviation(self):
-        return None
-
-    def clamped_share(self, states):
-        return 0.0
 
     def clamped_share(self, states: Floats) -> float:
         """Share of ``[n, S]`` states with a coordinate that is clamped, so not seen as it is.

@@ -199,7 +199,9 @@ class Loop:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
             )
-        self.learner.policy.use_density(self.algorithm.density_for(self.learner.policy))
+        density = self.algorithm.density_for(self.learner.policy)
+        for policy in filter(None, (self.learner.policy, self.learner.reference)):
+            policy.use_density(density)
         self.state = self.algorithm.new_state(self.tasks)
 
     def step(self) -> dict[str, float]:
