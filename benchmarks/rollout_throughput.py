@@ -179,7 +179,7 @@ def by_collector(seconds: float) -> tuple[dict[str, float], dict[str, float]]:
             specs = [
                 EpisodeSpec(task, seed_for("train", i)) for i in range(8) for _ in range(GROUP)
             ]
-            keys = episode_keys(0, count=len(specs))
+            keys = episode_keys(0, "speed", count=len(specs))
             collector.collect(policy, specs[: 2 * GROUP], keys[: 2 * GROUP], PlaySettings())
             began, steps = time.perf_counter(), 0
             while time.perf_counter() - began < seconds / len(TASKS):

@@ -70,7 +70,7 @@ def _played(vision: str, rows: int) -> tuple[vla.Policy, RolloutBatch]:
     count = -(-rows // 10)  # an episode that is not solved takes ten decisions
     specs = WORLD.specs("train", count)
     with Collector("metaworld", settings, RolloutConfig(), device) as collector:
-        keys = episode_keys(0, count=count)
+        keys = episode_keys(0, "cost", count=count)
         played = collector.collect(policy, specs, keys, PlaySettings(keep_images=True))
     groups: list[Group] = [[t] for t in played.trajectories]
     return policy, RolloutBatch.pack(groups)

@@ -212,7 +212,7 @@ def test_both_placements_play_the_same_episodes_and_again(name):
     policy = policy_for(name, settings)
     task = replace(suite.tasks()[0], max_steps=12)
     specs = [EpisodeSpec(task, seed) for seed in (7, 8) for _ in range(2)]
-    keys = episode_keys(0, 1, count=len(specs))
+    keys = episode_keys(0, "here", count=len(specs))
     played = []
     for placement in ("workers", "served"):
         config = RolloutConfig(placement=placement, workers=1)

@@ -147,7 +147,7 @@ def test_an_episode_is_kept_as_it_was_executed(tmp_path):
     policy.remember([red.instruction])
     specs = [EpisodeSpec(red, seed_for("train", index)) for index in range(200)]
     with Collector("point_reach", settings, RolloutConfig(workers=2), "cpu") as collector:
-        keys = episode_keys(0, count=len(specs))
+        keys = episode_keys(0, "here", count=len(specs))
         played = collector.collect(policy, specs, keys, PlaySettings()).trajectories
         solved = [t for t in played if t.success]
         assert 2 < len(solved) < len(played)

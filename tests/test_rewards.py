@@ -9,8 +9,11 @@ import pytest
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import plugins
-from vla_rl.rewards import dense, overlong, progress, sparse, speed, subgoals
-from vla_rl.types import with_reward
+from vla_rl.episode_end import EpisodeEnd
+from vla_rl.rewards import overlong, sparse, speed, subgoals
+
+
+END = EpisodeEnd()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def test_contract(name, episodes):
     reward = plugins.load("rewards", name).reward
     for t in episodes:
         before = t.env_reward.copy(), t.reward.copy(), t.progress.copy()
-        paid = reward(t)
+        paid = reward(t, END)
         assert paid.shape == (t.decisions,)
         assert paid.dtype == np.float32
         assert np.isfinite(paid).all()
@@ -33,36 +36,9 @@ def test_contract(name, episodes):
 
 def test_sparse_pays_once_at_success(episodes):
     for t in episodes:
-        paid = sparse.reward(t)
+        paid = sparse.reward(t, END)
         assert paid.sum() == float(t.success)
         assert not paid[:-1].any()
-
-
-def test_progress_telescopes(episodes):
-    for t in episodes:
-        gained = t.progress[-1] - t.progress[0]
-        assert progress.reward(t).sum() == pytest.approx(gained, abs=1e-5)
-
-
-def test_dense_makes_early_success_worth_more_than_hovering(episodes):
-    t = episodes[0]
-    task = replace(t.spec.task, suite="metaworld", max_steps=20)
-    # two decisions of three steps, 10 per step, solved after 6 of 20 steps: (60 + 140) / 200
-    solved = replace(
-        t,
-        spec=replace(t.spec, task=task),
-        env_reward=np.array([30.0, 30.0], np.float32),
-        executed=np.ones((2, 3), bool),
-        success=True,
-    )
-    assert dense.reward(solved).sum() == pytest.approx(1.0)
-    hovering = replace(solved, success=False)
-    assert dense.reward(hovering).sum() == pytest.approx(0.3)
-
-
-def test_dense_is_the_bare_reward_of_a_suite_that_does_not_scale_it(episodes):
-    for t in episodes:
-        np.testing.assert_array_equal(dense.reward(t), t.env_reward)
 
 
 def test_subgoals_pay_each_part_when_it_is_done(episodes):
@@ -70,14 +46,14 @@ def test_subgoals_pay_each_part_when_it_is_done(episodes):
     task = replace(t.spec.task, subgoals=("kettle", "microwave", "light", "cabinet"))
     bits = np.array([0, 0b0100, 0b0100, 0b0111, 0b0111], np.int64)  # one, none, two at once, none
     sequence = replace(t, spec=replace(t.spec, task=task), completed=bits)
-    np.testing.assert_allclose(subgoals.reward(sequence), [0.25, 0, 0.5, 0])
+    np.testing.assert_allclose(subgoals.reward(sequence, END), [0.25, 0, 0.5, 0])
     assert sequence.subgoals_done == ("kettle", "microwave", "light")
     assert sequence.share_done == 0.75
 
 
 def test_subgoals_is_sparse_for_a_task_without_parts(episodes):
     for t in episodes:
-        np.testing.assert_array_equal(subgoals.reward(t), sparse.reward(t))
+        np.testing.assert_array_equal(subgoals.reward(t, END), sparse.reward(t, END))
         assert t.share_done == float(t.success)
 
 
@@ -90,19 +66,20 @@ def of_length(t, decisions, success):
         env_reward=np.zeros(decisions, np.float32),
         executed=np.ones((decisions, 3), bool),
         success=success,
+        truncated=not success,
     )
 
 
 # steps 24 of 30 and fewer cost nothing, then up to 1
 @pytest.mark.parametrize(("decisions", "paid"), [(1, 0), (8, 0), (9, -0.5), (10, -1)])
 def test_overlong_punishes_slow_successes(episodes, decisions, paid):
-    found = overlong.reward(of_length(episodes[0], decisions, success=True))
+    found = overlong.reward(of_length(episodes[0], decisions, success=True), END)
     assert found[-1] == pytest.approx(paid)
     assert not found[:-1].any()
 
 
 def test_overlong_does_not_punish_failures(episodes):
-    assert not overlong.reward(of_length(episodes[0], 10, success=False)).any()
+    assert not overlong.reward(of_length(episodes[0], 10, success=False), END).any()
 
 
 def test_overlong_punishment_ends_at_the_limit():
@@ -111,21 +88,19 @@ def test_overlong_punishment_ends_at_the_limit():
 
 @pytest.mark.parametrize(("decisions", "paid"), [(1, 0.97), (5, 0.85), (10, 0.7)])
 def test_speed_pays_more_for_an_earlier_success(episodes, decisions, paid):
-    found = speed.reward(of_length(episodes[0], decisions, success=True))
+    found = speed.reward(of_length(episodes[0], decisions, success=True), END)
     assert found[-1] == pytest.approx(paid)
     assert not found[:-1].any()
-    assert not speed.reward(of_length(episodes[0], decisions, success=False)).any()
+    assert not speed.reward(of_length(episodes[0], decisions, success=False), END).any()
 
 
 def test_an_episode_that_ends_inside_a_chunk_is_as_long_as_what_was_executed(episodes):
     t = of_length(episodes[0], 9, success=True)
     t.executed[-1, 1:] = False  # 25 steps instead of 27
-    assert overlong.reward(t)[-1] == pytest.approx(-1 / 6)
-    assert speed.reward(t)[-1] == pytest.approx(1 - 0.3 * 25 / 30)
+    assert overlong.reward(t, END)[-1] == pytest.approx(-1 / 6)
+    assert speed.reward(t, END)[-1] == pytest.approx(1 - 0.3 * 25 / 30)
 
 
-def test_rewards_add_up(episodes):
-    t = episodes[0]
-    both = with_reward(t, [sparse.reward, progress.reward])
-    np.testing.assert_allclose(both.reward, sparse.reward(t) + progress.reward(t))
-    assert not with_reward(t, []).reward.any()
+def test_overlong_punishes_nobody_where_success_does_not_end_an_episode(episodes):
+    t = of_length(episodes[0], 10, success=True)
+    assert not overlong.reward(replace(t, truncated=True), END).any()

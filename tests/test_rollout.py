@@ -56,7 +56,7 @@ def assert_same(left: list[Trajectory], right: list[Trajectory]) -> None:
 @pytest.fixture(scope="module")
 def reference():
     policy, specs = make_policy(), specs_of()
-    keys = episode_keys(0, 1, count=len(specs))
+    keys = episode_keys(0, "one", count=len(specs))
     return policy, specs, keys, play_here(policy, specs, keys)
 
 
@@ -103,7 +103,7 @@ def test_packing_refuses_a_group_of_two_starts(reference):
 def test_logprob_at_acting_equals_logprob_at_update(density, trains):
     policy, specs = make_policy(density=density, rho=0.7, episode_share=0.3), specs_of()
     learner = Learner(policy, LearnerConfig(), trains)
-    played = play_here(policy, specs, episode_keys(0, 2, count=len(specs)))
+    played = play_here(policy, specs, episode_keys(0, "two", count=len(specs)))
     batch = RolloutBatch.pack([played[i : i + 4] for i in range(0, len(played), 4)])
     rows = np.argwhere(batch.valid)
     scores = learner.evaluate(batch, rows)
@@ -118,7 +118,7 @@ def test_final_value_only_after_a_time_limit_and_only_if_asked():
     with torch.no_grad():
         for parameter in policy.groups()["critic"]:
             parameter.normal_(0, 0.5)
-    keys = episode_keys(0, 3, count=len(specs))
+    keys = episode_keys(0, "three", count=len(specs))
     asked = play_here(policy, specs, keys, final_value=True)
     assert any(t.truncated for t in asked)
     assert any(t.success for t in asked)
@@ -150,7 +150,7 @@ def test_both_placements_play_the_same(reference, placement):
 @pytest.mark.parametrize("placement", ["workers", "served"])
 def test_a_chosen_density_reaches_the_copies_in_workers(placement):
     policy, specs = make_policy(rho=0.7, episode_share=0.3), specs_of()
-    keys = episode_keys(0, 2, count=len(specs))
+    keys = episode_keys(0, "two", count=len(specs))
     config = RolloutConfig(placement=placement, workers=2, max_in_flight=16)
     with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
         for density in ("episode", "marginal"):
@@ -238,10 +238,10 @@ def test_a_group_stays_in_one_worker():
 
 
 def test_keys_differ_and_repeat():
-    keys = episode_keys(3, 1, 4, count=100)
+    keys = episode_keys(3, "use", 4, count=100)
     assert len(set(keys)) == 100
-    assert keys == episode_keys(3, 1, 4, count=100)
-    assert keys[:10] != episode_keys(3, 1, 5, count=10)
+    assert keys == episode_keys(3, "use", 4, count=100)
+    assert keys[:10] != episode_keys(3, "use", 5, count=10)
 
 
 @pytest.mark.parametrize(

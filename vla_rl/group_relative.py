@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vla_rl import functional as F
-from vla_rl.policy_gradient import Credit, PolicyGradient, UpdateState
+from vla_rl.policy_gradient import Credit, PolicyGradient
 from vla_rl.types import Group, RolloutBatch
 
 Estimator = Literal[
@@ -62,7 +62,7 @@ class GroupRelative(PolicyGradient):
         """Whether single decisions are credited with what came after them."""
         return self.adv_estimator in TO_GO
 
-    def credit(self, batch: RolloutBatch, reward: Tensor, state: UpdateState) -> Credit:
+    def credit(self, batch: RolloutBatch, reward: Tensor, state: Any) -> Credit:
         """Advantages of the chosen estimator."""
         return Credit(batch, self.advantage(batch, reward))
 

@@ -68,7 +68,8 @@ class TwoStates(SimEnv):
         self.state = replace(before, solved=solved, steps=before.steps + 1)
         ends = solved and self.settings.success_ends
         late = not ends and self.state.steps >= self.task.max_steps
-        return Outcome(SOLVED if solved else self.settings.hover, ends, late, solved, 1.0 if solved else 0.5)
+        paid = SOLVED if solved else self.settings.hover
+        return Outcome(paid, ends, late, solved, progress=1.0 if solved else 0.5)
 
     def observe(self) -> Observation:
         images = np.zeros((0, 16, 16, 3), np.uint8)
