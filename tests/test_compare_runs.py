@@ -183,6 +183,18 @@ def test_only_seeds_share_a_label(tmp_path: Path) -> None:
     }
 
 
+def test_evaluations_during_training_make_no_other_label(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", 0, train={"eval_every": 0, "early_stop": 0}),
+        make_run(tmp_path / "b", 1, train={"eval_every": 5, "early_stop": 0}),
+        make_run(tmp_path / "c", 2, train={"eval_every": 5, "early_stop": 3}),
+    ]
+    assert list(group([read_run(run) for run in runs])) == [
+        "loop train.early_stop=0",
+        "loop train.early_stop=3",
+    ]
+
+
 def test_settings_that_one_run_lacks_and_lists_in_labels(tmp_path: Path) -> None:
     runs = [
         read_run(make_run(tmp_path / "a", algo__clip=[0.2, 0.3], world__env__size=16)),

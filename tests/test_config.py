@@ -93,10 +93,16 @@ def test_seeds_of_different_uses_never_meet():
     seeds = {use: {spec.seed for spec in world.specs(use, 50)} for use in SEED_RANGES}
     assert not seeds["demo"] & seeds["train"]
     assert not seeds["train"] & seeds["eval"]
-    with pytest.raises(ValueError, match=r"'test'.*demo, train, eval"):
+    assert not seeds["validation"] & seeds["eval"]
+    assert all(seed < 2**31 for seeds in ranges for seed in (seeds.start, seeds.stop - 1))
+    with pytest.raises(ValueError, match=r"'test'.*demo, train, eval, validation"):
         seed_for("test", 0)
     with pytest.raises(ValueError, match="100000 is outside"):
         seed_for("demo", 100_000)
+
+
+def test_the_beginnings_that_recorded_demonstrations_and_results_name_stay():
+    assert [seed_for(use, 0) for use in ("demo", "train", "eval")] == [0, 100_000, 1_000_000_000]
 
 
 def test_a_world_is_written_and_read(tmp_path):

@@ -17,7 +17,7 @@ from vla_rl.statistics import EvalResult
 SHORT = [
     *("--sft.steps", "60", "--train.iterations", "2", "--train.minutes", "0"),
     *("--train.episodes-per-iteration", "12", "--algo.group-size", "4"),
-    *("--eval.episodes-per-task", "4"),
+    *("--train.eval-every", "1", "--train.eval-episodes", "2", "--eval.episodes-per-task", "4"),
 ]
 
 
@@ -35,7 +35,9 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     rows = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/success" in row] == [1, 2]
     assert all(math.isfinite(row["sft/loss"]) for row in rows if "sft/loss" in row)
+    assert all(row["validation/steps"] > 0 for row in rows if "train/success" in row)
     policy = load_policy(out / "policy")
+    assert load_policy(out / "best").text_memory.keys() == policy.text_memory.keys()
     assert len(policy.text_memory) == 3
     assert minari.MinariDataset(out / "demos").total_episodes == 14
     assert len(list(imageio.get_reader(out / "before_after.mp4").iter_data())) > 20
@@ -44,6 +46,8 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert "data:video/mp4" in page
     assert "--eval.protocol metaworld-official" in page
     assert "metaworld-vla" not in page  # it asks for another camera
+    assert "the best one, after iteration" in page
+    assert f"vla-rl eval --policy {out}/best" in page
     assert json.loads((out / "config.json").read_text())["algorithm"] == "dapo"
     shown = " ".join(capsys.readouterr().out.split())
     assert "summary.html" in shown

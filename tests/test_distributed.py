@@ -34,6 +34,7 @@ from vla_rl.algorithms import dr_grpo, gfpo, grpo, gspo, ppo
 from vla_rl.collector import RolloutConfig
 from vla_rl.commands import train
 from vla_rl.distributed import ALONE, Ranks, join
+from vla_rl.evaluate import EvalConfig, evaluate
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import read_metrics
 from vla_rl.rollout import PlaySettings
@@ -119,7 +120,15 @@ def updated(name, ranks):
     return SimpleNamespace(parameters=parameters(policy), metrics=metrics)
 
 
+def evaluated(ranks):
+    """An evaluation whose starts are shared out, 5 of each of 3 tasks."""
+    config = EvalConfig(episodes_per_task=5, starts="validation")
+    with stages.open_collector(WORLD, RolloutConfig(workers=1, placement="served"), None) as c:
+        return evaluate(c, make_policy(), WORLD, config, ranks=ranks)
+
+
 JOBS = {
+    "evaluated": evaluated,
     "dealt": dealt_and_collected,
     "uneven": collected_unevenly,
     "too much": gathered_too_much,
@@ -204,6 +213,13 @@ def test_uneven_lists_are_joined(two):
     for side in (two.main, two.other):
         assert [list(part) for part in side["uneven"]] == [[7.0], [7.0]]
     assert collected_unevenly(ALONE) == []
+
+
+def test_ranks_share_the_starts_of_an_evaluation_and_all_know_its_result(two):
+    whole, episodes = evaluated(ALONE)
+    for rank, (result, played) in enumerate((two.main["evaluated"], two.other["evaluated"])):
+        assert result == whole
+        assert [t.spec for t in played] == [t.spec for t in episodes][rank::2]
 
 
 def test_one_voice_is_enough(two):

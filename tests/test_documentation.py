@@ -15,7 +15,10 @@ from benchmarks.readme import filled
 from tests.helpers import WORLD, make_policy
 from vla_rl import stages
 from vla_rl.cli import main as vla_rl
+from vla_rl.config import World
+from vla_rl.evaluate import EvalConfig, protocol_id, resolve
 from vla_rl.metrics import read_metrics
+from vla_rl.types import SEED_RANGES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -50,6 +53,16 @@ def test_the_algorithm_of_the_readme_trains_by_its_dotted_name(tmp_path):
     assert (tmp_path / "mine" / "policy" / "config.json").is_file()
 
 
+def execute(blocks: list[tuple[str, str]], count: int) -> None:
+    """Run every command of the blocks of a page."""
+    shown = "".join(text for language, text in blocks if language == "bash")
+    commands = [shlex.split(line) for line in shown.splitlines()]
+    assert len(commands) == count
+    for program, *words in commands:
+        assert program == "vla-rl"
+        assert vla_rl(words) == 0, words
+
+
 def test_the_page_on_environments_does_what_it_says(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "environments.md").read_text()
     blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
@@ -58,12 +71,29 @@ def test_the_page_on_environments_does_what_it_says(tmp_path, monkeypatch):
             name = re.match(r"# (\w+\.py)\n", text)
             assert name is not None
             (tmp_path / name[1]).write_text(text)
-    shown = "".join(text for language, text in blocks if language == "bash")
-    commands = [shlex.split(line) for line in shown.splitlines()]
-    assert len(commands) == 11
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
-    for program, *words in commands:
-        assert program == "vla-rl"
-        assert vla_rl(words) == 0, words
+    execute(blocks, count=11)
     assert pytest.main(["-q", "-p", "no:cacheprovider", "test_light_rail.py"]) == 0
+
+
+def test_the_page_on_evaluation_does_what_it_says(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    execute(re.findall(r"```(bash)\n(.*?)```", page, re.DOTALL), count=13)
+    shown = capsys.readouterr().out
+    assert "best one, after iteration" in shown
+    found = {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("runs/*/*_custom*.json")
+    }
+    assert found == {
+        "runs/clone/eval_custom.json",
+        *(f"runs/{run}/validation_custom.json" for run in "ab"),
+        *(f"runs/rl/eval_custom{which}.json" for which in ("", "_best")),
+    }
+    # The example of a protocol id, and the table of ranges.
+    world = World("point_reach", ("red",), max_steps=None)
+    example = protocol_id(*resolve(world, EvalConfig(episodes_per_task=20, starts="validation")))
+    assert f"    {example}\n" in page
+    for use, seeds in SEED_RANGES.items():
+        assert re.search(rf"\| `{use}` \| (from )?{seeds[0]:,} ", page)

@@ -11,6 +11,7 @@ from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World
 from vla_rl.envs import metaworld, point_reach
 from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, resolve
+from vla_rl.statistics import compare
 from vla_rl.types import SEED_RANGES
 
 
@@ -51,10 +52,33 @@ def test_the_protocol_id_says_everything_that_changes_the_number():
         id_of(dataclasses.replace(base, env=metaworld.Settings(quality="full")), config),
         id_of(dataclasses.replace(base, env=metaworld.Settings(cameras=("corner",))), config),
         id_of(base, EvalConfig(protocol="metaworld-official")),
+        id_of(base, EvalConfig(episodes_per_task=10, starts="validation")),
+        id_of(base, EvalConfig(protocol="metaworld-official", starts="validation")),
     ]
     assert len(set(ids)) == len(ids)
     swapped = dataclasses.replace(base, tasks=("reach-v3", "push-v3"))
     assert id_of(swapped, config) == ids[0]  # the order of tasks does not
+    assert "validation" not in ids[0]  # so results of earlier versions can still be compared
+
+
+def test_validation_starts_are_others_and_their_results_are_not_compared_with_reports():
+    results = {}
+    with Collector(
+        "point_reach", point_reach.Settings(), RolloutConfig(workers=1), "cpu"
+    ) as collector:
+        for starts in ("eval", "validation"):
+            config = EvalConfig(episodes_per_task=3, starts=starts)
+            results[starts], episodes = evaluate(collector, make_policy(), WORLD, config)
+            assert [t.spec for t in episodes] == WORLD.specs(starts, 3)
+            assert all(t.spec.seed in SEED_RANGES[starts] for t in episodes)
+    compare(results["validation"], results["validation"])
+    with pytest.raises(ValueError, match=r"different protocols.*:validation'"):
+        compare(results["eval"], results["validation"])
+
+
+def test_unknown_starts_are_refused():
+    with pytest.raises(ValueError, match="'eval' or 'validation', got 'train'"):
+        EvalConfig(starts="train")  # type: ignore[arg-type]
 
 
 def test_named_protocols_set_starts_and_horizon():

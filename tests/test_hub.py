@@ -28,7 +28,7 @@ from vla_rl.config import read_world
 from vla_rl.policies import tiny, vla
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.statistics import EvalResult, TaskResult
-from vla_rl.types import Observation
+from vla_rl.types import Observation, seed_for
 
 REPO = "ada/points"
 
@@ -545,6 +545,33 @@ def test_evaluations_that_could_be_of_another_policy_are_left_out(played, run, c
     push(run, "--repo", REPO)
     assert no_evaluation(card_of(played))
     assert "2 policies are there" in capsys.readouterr().out
+
+
+def test_the_best_policy_of_a_run_has_evaluations_of_its_own(played, run):
+    best = {"iteration": 1, **json.loads(evaluation(red=RED).to_json())}
+    stages.save_policy(make_policy(), WORLD, run / "best", best)
+    (run / "eval_custom_best.json").write_text(evaluation(red=four(*[True] * 4)).to_json())
+    for folder, steps, rates in ((run, "1,280", [0.75, 0.0, 0.375]), (run / "best", "640", [1.0])):
+        push(folder, "--repo", REPO)
+        card = card_of(played)
+        (index,) = card.data.to_dict()["model-index"]
+        assert [result["metrics"][0]["value"] for result in index["results"]] == rates
+        assert f"| environment steps of reinforcement learning | {steps} |" in card.text
+        assert "validation" not in card.text
+    assert "validation.json" not in played.files()
+    (run / "eval_custom_best.json").unlink()
+    push(run / "best", "--repo", REPO)
+    assert no_evaluation(card_of(played))
+
+
+def test_a_card_says_that_validation_starts_were_for_choosing(played, run):
+    seeds = tuple(seed_for("validation", i) for i in range(4))
+    chosen = replace(RED, seeds=seeds)
+    (run / "validation_custom.json").write_text(evaluation(red=chosen).to_json())
+    push(run, "--repo", REPO)
+    assert "validation" not in card_of(played).text
+    push(run, "--repo", REPO, "--evaluations", run / "validation_custom.json")
+    assert "They are validation starts" in card_of(played).text
 
 
 def test_the_clone_of_a_demo_is_not_what_was_trained(played, run):

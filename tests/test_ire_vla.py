@@ -201,6 +201,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(demos, clone, tmp_path, rea
     words = [
         *("ire-vla", "--policy", clone, "--demos", demos, "--tasks", *TASKS),
         *("--train.iterations", "4", "--train.checkpoint-every", "1"),
+        *("--train.eval-every", "2", "--train.eval-episodes", "5"),
         *("--train.episodes-per-iteration", "48", "--sft.steps", "300"),
         *("--sft.checkpoint-every", "10", "--rollout.workers", "1"),
     ]
@@ -220,6 +221,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(demos, clone, tmp_path, rea
     right = load_file(cut / "policy" / "model.safetensors")
     assert all((left[name] == right[name]).all() for name in left)
     for place in ("1_red", "2_green"):
+        best = [folder / place / "rl" / "best" for folder in (whole, cut)]
+        assert equal(*(weights(folder, "head") for folder in best))
+        assert len({(folder / "validation.json").read_text() for folder in best}) == 1
         kept = [DemoSet.open(folder / place / "successes").load() for folder in (whole, cut)]
         for one, other in zip(*kept, strict=True):
             assert one.spec == other.spec

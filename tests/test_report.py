@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from vla_rl import report
 from vla_rl.report import Clip, Summary, before_after_video, learning_curve, smooth, summary_page
 from vla_rl.statistics import EvalResult, TaskResult
 
@@ -59,6 +60,29 @@ def test_the_learning_curve_is_a_picture_that_is_not_blank(
     picture = Image.open(tmp_path / "curve.png")
     assert picture.size == (1350, 660)
     assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(("tasks", "marked"), [(["push"], 1), (["push", "throw"], 3), (20, 1)])
+def test_evaluations_during_training_are_open_marks(
+    tasks: list[str] | int, marked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"task {i}" for i in range(tasks)] if isinstance(tasks, int) else tasks
+    rows = curve_rows(names, count=10)
+    for row in (rows[4], rows[8]):
+        row |= {"validation/success": 0.5} | {f"validation/success/{name}": 0.25 for name in names}
+    figures: list[Any] = []
+    monkeypatch.setattr(report, "FigureCanvasAgg", figures.append)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_: None)
+    learning_curve(rows, None, None, tmp_path / "curve.png")
+    middle = figures[0].axes[1]
+    marks = [line for line in middle.get_lines() if line.get_marker() == "D"]
+    drawn = [line.get_xydata().tolist() for line in marks if len(line.get_xdata())]
+    assert len(drawn) == marked
+    of_tasks = [[[4000, 0.25], [8000, 0.25]]] * (len(names) if len(names) < 20 else 0)
+    of_mean = [[[4000, 0.5], [8000, 0.5]]] * (len(names) > 1)
+    assert drawn == of_tasks + of_mean
+    legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert legend.count("validation starts") == 1
 
 
 def test_smoothing_by_hand() -> None:

@@ -12,7 +12,6 @@ from vla_rl import plugins
 from vla_rl.episode_end import EpisodeEnd
 from vla_rl.rewards import overlong, sparse, speed, subgoals
 
-
 END = EpisodeEnd()
 
 

@@ -34,6 +34,7 @@ from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout import PlaySettings
 from vla_rl.sft import SFTConfig
 from vla_rl.successes import Successes
+from vla_rl.tables import show_kept
 from vla_rl.types import Task
 
 
@@ -150,6 +151,7 @@ class Procedure:
                 resume=True,
                 keeper=keeper if executed else None,
             )
+        show_kept(out)
         if self.method.imitates_own and not executed:
             own.truncate(0)
             specs = recipe.curriculum.sample(self.config.greedy_episodes)

@@ -13,6 +13,7 @@ from vla_rl.metrics import read_metrics
 from vla_rl.policy import PolicyBase
 from vla_rl.report import Clip, Summary, before_after_video, learning_curve, summary_page
 from vla_rl.rollout import PlaySettings
+from vla_rl.run_folders import BEST, kept
 from vla_rl.stages import Run
 from vla_rl.statistics import EvalResult, TaskResult
 from vla_rl.types import EpisodeSpec
@@ -80,15 +81,25 @@ def write_report(
     parts = ("physics", "render", "transfer", "policy", "update")
     seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
     folder = run_.folder
+    policies = kept(folder)
+    evaluate_best = {}
+    if policies:
+        seconds["validation"] = sum(float(row.get("time/validation") or 0.0) for row in rows)
+        evaluate_best = {
+            "evaluate the policy that was best on validation starts": (
+                f"vla-rl eval --policy {folder}/{BEST}"
+            )
+        }
     summary = Summary(
         title=f"vla-rl: {folder.name}",
         facts=facts,
         before=before,
         after=after,
         seconds=seconds,
-        files=FILES,
+        files=FILES | {f"{name}/": words for name, words in policies.items()},
         commands={
             **_protocols(before.suite, folder),
+            **evaluate_best,
             "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
             "see the curves live": f"tensorboard --logdir {folder}",
         },

@@ -26,7 +26,7 @@ FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 _RESERVED = ("step", "time")
 # How well the episodes of an iteration went: success, or the completed share of sequences.
-_OUTCOMES = ("train/success", "train/completed")
+_OUTCOMES = ("success", "completed")
 
 Value = float | int | bool | str | None | np.generic
 Row = dict[str, Any]
@@ -50,18 +50,27 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
-def outcome(row: Mapping[str, Any]) -> float | None:
-    """Success over all episodes of an iteration, or completed share if any task is a sequence."""
-    return next((row[name] for name in _OUTCOMES if row.get(name) is not None), None)
+def outcome(row: Mapping[str, Any], of: str = "train") -> float | None:
+    """Success over all episodes of an iteration, or completed share if any task is a sequence.
+
+    Args:
+        row: Of ``metrics.jsonl``.
+        of: Which episodes: those of ``"train"``, or of the evaluation on ``"validation"`` starts.
+    """
+    names = (f"{of}/{kind}" for kind in _OUTCOMES)
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def outcomes_by_task(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """Success of each task of an iteration, the completed share of each that is a sequence."""
+def outcomes_by_task(row: Mapping[str, Any], of: str = "train") -> dict[str, float | None]:
+    """Success of each task of an iteration, the completed share of each that is a sequence.
+
+    Arguments are those of :func:`outcome`.
+    """
     return {
-        name.removeprefix(f"{kind}/"): row[name]
+        name.removeprefix(f"{of}/{kind}/"): row[name]
         for kind in _OUTCOMES
         for name in row
-        if name.startswith(f"{kind}/")
+        if name.startswith(f"{of}/{kind}/")
     }
 
 

@@ -24,6 +24,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from vla_rl import __version__
 from vla_rl.statistics import Estimate, EvalResult, TaskResult, estimate
+from vla_rl.types import SEED_RANGES
 
 LIBRARY = "vla-rl"
 TAGS = (LIBRARY, "robotics", "reinforcement-learning")
@@ -174,6 +175,11 @@ def _told(result: EvalResult) -> Mapping[str, Any]:
         "protocol": result.protocol_id,
         "horizon": result.horizon,
         "renderer": "" if result.renderer == "none" else result.renderer,
+        "chosen_by": any(
+            seed in SEED_RANGES["validation"]
+            for task in result.tasks.values()
+            for seed in task.seeds
+        ),
     }
 
 
@@ -268,6 +274,8 @@ vla-rl train --policy {{ source }}{{ env }} --out runs/more
 Suite `{{ e.suite }}`, episodes of at most {{ e.horizon }} environment steps, protocol
 `{{ e.protocol }}`.
 Each start was played once, greedily; none was trained on.
+{%- if e.chosen_by %} They are validation starts, by which settings or this policy may have been
+chosen: other starts may turn out less well.{% endif %}
 {%- if e.renderer %} Images were drawn by {{ e.renderer }}.{% endif %}
 {% else %}
 There is no evaluation of this policy: how often it succeeds is not known.

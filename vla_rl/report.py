@@ -50,12 +50,14 @@ def learning_curve(
 ) -> None:
     """Draw success over environment steps, between the evaluations before and after.
 
-    With more tasks than colours, single tasks are grey and only their mean stands out.
+    Evaluations on validation starts during training are open marks. With more tasks than colours,
+    single tasks are grey and only their mean stands out.
 
     Args:
         rows: Of ``metrics.jsonl``; used are ``train/env_steps``, success or completed share of the
-            iteration and of each task (missing where a task was not played) and ``time/total``
-            (seconds of the iteration). Rows of other stages are passed over.
+            iteration and of each task (missing where a task was not played), the same under
+            ``validation/``, and ``time/total`` (seconds of the iteration). Rows of other stages are
+            passed over.
         before: Evaluation of the policy that training began with, if there was one.
         after: Evaluation of the policy that training ended with, if there was one.
         path: The PNG to write.
@@ -114,7 +116,24 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Sequenc
         style = {"color": _MEAN, "lw": 2.6 if not few else 1.6, "ls": "-" if not few else "--"}
         means = [outcome(row) for row in rows]
         _draw_line(axes, rows, means, f"all {len(tasks)} tasks", **style)
+    _draw_validation(axes, rows, tasks)
     _add_minutes(axes, rows)
+
+
+def _draw_validation(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> None:
+    """An open mark for every evaluation: of each task where they have colours, and of the mean."""
+    rows = [row for row in rows if outcome(row, "validation") is not None]
+    if not rows:
+        return
+    at = np.array([row["train/env_steps"] for row in rows], float)
+    style: dict[str, Any] = {"lw": 0, "marker": "D", "mfc": "none", "ms": 5, "clip_on": False}
+    for i, task in enumerate(tasks if len(tasks) <= len(PALETTE) else ()):
+        values = [outcomes_by_task(row, "validation").get(task) for row in rows]
+        axes.plot(at, np.array(values, float), color=PALETTE[i], **style)  # None becomes NaN
+    if len(tasks) != 1:
+        means = [outcome(row, "validation") for row in rows]
+        axes.plot(at, np.array(means, float), color=_MEAN, **style)
+    axes.plot([], [], color=_MUTED, label="validation starts", **style)
 
 
 def _draw_line(

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.metrics import FILE, outcomes_by_task, read_metrics
+from vla_rl.metrics import FILE, outcome, outcomes_by_task, read_metrics
 from vla_rl.statistics import EvalResult
 
 Numbers = NDArray[np.float64]
 
+BEST = "best"  # folder of the policy that did best on validation starts
+RECORD = "validation.json"  # in it: that evaluation, and after which iteration it was
 ALL = "all"  # a world's word for every task of its suite
 _NOT_SETTINGS = {"seed", "out", "resume", "algorithm", "world.suite", "world.tasks"}
 _NOT_SETTINGS |= {"world.max_steps"}  # like suite and tasks: may not differ at all
+_NOT_SETTINGS |= {"train.eval_every", "train.eval_episodes"}  # what is trained is the same
 _INPUTS = ("policy", "demos")  # paths: each seed may well have its own
 _TIME = "time/"
 
@@ -201,3 +204,26 @@ def _differs(name: str, runs: Sequence[Run]) -> bool:
 
 def _shown(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def kept(folder: Path) -> dict[str, str]:
+    """What validation starts say of the policies that a run keeps, by name of their folder.
+
+    The last one (``policy``), then the best one; nothing for a run that was not evaluated so, or
+    that is no run.
+    """
+    path = folder / FILE
+    rows = read_metrics(path) if path.is_file() else []
+    evaluated = [row for row in rows if outcome(row, "validation") is not None]
+    if not evaluated or not (folder / BEST / RECORD).is_file():
+        return {}
+    best = json.loads((folder / BEST / RECORD).read_text())
+    last, newest = evaluated[-1], max(row["step"] for row in rows if "train/env_steps" in row)
+    told = f"{outcome(last, 'validation'):.1%} on validation starts"
+    if last["step"] < newest:
+        told += f" after iteration {last['step']}, not evaluated since"
+    return {
+        "policy": f"the last one, after iteration {newest}: {told}",
+        BEST: f"the best one, after iteration {best['iteration']}: {best['mean']:.1%} on "
+        "validation starts, by which it was chosen; `vla-rl eval` measures it on others",
+    }

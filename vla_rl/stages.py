@@ -32,11 +32,13 @@ from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout import PlaySettings
+from vla_rl.run_folders import BEST, RECORD
 from vla_rl.running import RunningMoments
 from vla_rl.sft import AnchorConfig, Cloning, DemoAnchor, SFTConfig
 from vla_rl.statistics import EvalResult
 from vla_rl.train import Algorithm, Keeper, Loop, TrainConfig, run
 from vla_rl.types import Curriculum, EpisodeSpec, Spaces, Trajectory, seed_for
+from vla_rl.validation import Validation
 from vla_rl.workers import cores
 
 MET = 16
@@ -227,14 +229,21 @@ def renderer(world: World) -> str:
     return prepare(world.settings())
 
 
-def save_policy(policy: PolicyBase, world: World, folder: Path) -> None:
-    """Write a policy and where it acts; an older one in the folder is replaced."""
+def save_policy(
+    policy: PolicyBase, world: World, folder: Path, validation: dict[str, Any] | None = None
+) -> None:
+    """Write a policy and where it acts, and by which evaluation it was chosen if it was.
+
+    An older one in the folder is replaced.
+    """
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     policy.save_pretrained(fresh)
     write_world(world, fresh)
     card = policy.generate_model_card(world=json.loads((fresh / "world.json").read_text()))
     card.save(fresh / hub.CARD)  # now that it is known where the policy acts
+    if validation is not None:
+        checkpoint.write_json(fresh / RECORD, validation)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
 
@@ -427,8 +436,10 @@ def improve_stage(
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
     With an anchor in the recipe, ``demos`` are what it holds on to. A ``keeper`` sees every episode
-    that is played; ``statistics`` of the proprioception met so far go on if they are given. Of
-    several ranks only the main one writes and talks.
+    that is played for training; ``statistics`` of the proprioception met so far go on if they are
+    given. Where the recipe asks for evaluations on validation starts, the
+    policy that did best is kept in the run's folder ``best``. Of several ranks only the main one
+    writes and talks.
     """
     policy.remember([task.instruction for task in world.resolved()])
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
@@ -453,29 +464,45 @@ def improve_stage(
         statistics,
         keeper=keeper,
     )
+    validation = validation_of(collector, policy, world, recipe.train, ranks)
     if resume:
-        load_checkpoint(run_, loop)
+        load_checkpoint(run_, loop, validation)
     saved = loop.iteration
 
     def save() -> None:
         nonlocal saved
         if loop.iteration > saved:
-            ranks.only_main(lambda: save_checkpoint(run_, loop))
+            ranks.only_main(lambda: save_checkpoint(run_, loop, validation))
             saved = loop.iteration
+
+    def keep_best() -> None:
+        best = run_.folder / BEST
+        ranks.only_main(lambda: save_policy(policy, world, best, validation.best))
+
+    if validation.best and validation.best["iteration"] == loop.iteration:
+        keep_best()  # a kill may have come between the checkpoint and this
 
     with _progress_of(loop) as progress, Interruption(ranks.is_main) as interruption:
 
         def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
+            is_best = validation.after_iteration(loop, metrics)
             run_.metrics.write(loop.iteration, metrics)
-            progress.advance(_describe(metrics), _extent(loop)[0] - progress.done)
-            if loop.iteration % recipe.train.checkpoint_every == 0:
+            text = "  ".join(filter(None, [_describe(metrics), validation.text]))
+            progress.advance(text, _extent(loop)[0] - progress.done)
+            # With a best policy a checkpoint that knows of it, or a run that goes on from an older
+            # one would find the policy of a future that it has yet to reach.
+            if is_best or loop.iteration % recipe.train.checkpoint_every == 0:
                 save()
+            if is_best:
+                keep_best()
 
-        run(loop, on_iteration, interruption.wanted)
+        run(loop, on_iteration, lambda: interruption.wanted() or validation.gives_up)
         save()
         wanted = ranks.anyone(interruption.wanted())
     if wanted:
         raise KeyboardInterrupt
+    if validation.gives_up and ranks.is_main:
+        print(f"ended early: {validation.without_better} evaluations in a row were no better")
 
 
 def frozen_copy(policy: PolicyBase) -> PolicyBase:
@@ -487,19 +514,38 @@ def frozen_copy(policy: PolicyBase) -> PolicyBase:
     return copy.deepcopy(policy, shared).requires_grad_(False)
 
 
-def save_checkpoint(run_: Run, loop: Loop) -> None:
+def validation_of(
+    collector: Collector, policy: PolicyBase, world: World, config: TrainConfig, ranks: Ranks
+) -> Validation:
+    """What evaluates a policy during training; ranks share the starts, and all know the result."""
+    starts = EvalConfig(episodes_per_task=config.eval_episodes, starts="validation")
+    drawn_by = renderer(world) if config.eval_every else ""
+
+    def play() -> EvalResult:
+        return evaluate(collector, policy, world, starts, renderer=drawn_by, ranks=ranks)[0]
+
+    return Validation(config, play)
+
+
+def save_checkpoint(run_: Run, loop: Loop, validation: Validation) -> None:
     """Write everything that resuming needs."""
     root = run_.folder / "checkpoints"
-    _save(root, loop.iteration, loop.learner, {"loop": loop.state_dict()})
+    progress: dict[str, object] = {
+        "loop": loop.state_dict(),
+        "validation": validation.state_dict(),
+    }
+    _save(root, loop.iteration, loop.learner, progress)
 
 
-def load_checkpoint(run_: Run, loop: Loop) -> None:
+def load_checkpoint(run_: Run, loop: Loop, validation: Validation) -> None:
     """Go back to the newest valid checkpoint; a run without one starts from its beginning."""
     root = run_.folder / "checkpoints"
     state = _restored(root, loop.learner)
     if not state:
         return
     loop.load_state_dict(state["loop"])
+    if "validation" in state:  # checkpoints of earlier versions have none
+        validation.load_state_dict(state["validation"])
     run_.metrics.rewind(loop.iteration, prefix="train/")
     if loop.learner.ranks.is_main:
         print(f"resuming after iteration {loop.iteration} ({root})")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from vla_rl.demos import DemoSet
+from vla_rl.run_folders import kept
 from vla_rl.statistics import (
     Estimate,
     EvalResult,
@@ -83,6 +86,12 @@ def show_comparison(before: EvalResult, after: EvalResult) -> None:
     what = "mean completed share" if before.has_sequences else "mean over tasks"
     table.add_row(what, *means, *_change(change.mean))
     Console().print(table)
+
+
+def show_kept(folder: Path) -> None:
+    """Print what validation starts say of the last and the best policy of a run, if anything."""
+    for name, words in kept(folder).items():
+        print(f"{folder / name} is {words}")
 
 
 def show_demos(demos: DemoSet) -> None:

@@ -111,7 +111,8 @@ class TrainConfig:
     iterations: int = 30
     """Updates to make."""
     minutes: float = 0.0
-    """Stop after this many minutes of training, 0 for no limit. Checked between iterations."""
+    """Stop after this many minutes of training, its evaluations (`eval_every`) included; 0 for no
+    limit. Checked between iterations."""
     env_steps: int = 0
     """Stop after this many environment steps, 0 for no limit. Checked between iterations."""
     episodes_per_iteration: int = 96
@@ -130,14 +131,29 @@ class TrainConfig:
     """For a policy from fresh weights: go on, from iteration to iteration, to normalise
     proprioception by everything that was met. A policy that was cloned keeps the statistics of its
     demonstrations."""
+    eval_every: int = 0
+    """Iterations between evaluations on validation starts, which are for choosing and no report
+    uses; also after the last iteration. The best policy so far is kept beside the last one, in
+    OUT/best. 0: none. What is trained does not depend on it."""
+    eval_episodes: int = 20
+    """Validation starts of each task, the same ones every time, played without exploration noise.
+    Their steps do not count as environment steps of training."""
+    early_stop: int = 0
+    """End when this many evaluations in a row brought no better policy; 0: never."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every"):
+        counts = ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every")
+        for name in (*counts, "eval_episodes"):
             if vars(self)[name] < 1:
                 raise ValueError(f"train {name} must be at least 1, got {vars(self)[name]}")
-        for name in ("minutes", "env_steps"):
+        for name in ("minutes", "env_steps", "eval_every", "early_stop"):
             if vars(self)[name] < 0:
                 raise ValueError(f"train {name} must not be negative, got {vars(self)[name]}")
+        if self.early_stop and not self.eval_every:
+            raise ValueError(
+                f"train early_stop {self.early_stop} needs evaluations to stop by; set "
+                "--train.eval-every too"
+            )
 
 
 class Draw(NamedTuple):
@@ -359,13 +375,16 @@ def run(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> N
 
     It is asked between iterations only, so the state that is left is that of a whole iteration.
     """
+    while not over(loop) and not loop.learner.ranks.anyone(stopped()):  # signals differ, too
+        on_iteration(loop, loop.step())
+
+
+def over(loop: Loop) -> bool:
+    """Whether the configured iterations, minutes or steps are done; all ranks agree."""
     limit = 60 * loop.config.minutes or float("inf")
     most_steps = loop.config.env_steps or float("inf")
-    while loop.iteration < loop.config.iterations and loop.env_steps < most_steps:
-        # Clocks and signals differ between ranks.
-        if loop.learner.ranks.anyone(loop.seconds >= limit or stopped()):
-            break
-        on_iteration(loop, loop.step())
+    done = loop.iteration >= loop.config.iterations or loop.env_steps >= most_steps
+    return loop.learner.ranks.anyone(done or loop.seconds >= limit)  # clocks differ
 
 
 def _states(draw: Draw) -> Floats:

@@ -59,16 +59,19 @@ class EpisodeSpec:
         return f"{self.task.suite}/{self.task.id}#{self.seed}"
 
 
-# Seeds of the three uses never meet, so that no evaluation state was ever trained on.
+# Seeds of the uses never meet: no state of an evaluation was ever trained on, and what was chosen
+# on validation starts is reported on others. A beginning must never move: recorded demonstrations
+# and results name their seeds.
 SEED_RANGES: dict[str, range] = {
     "demo": range(0, 100_000),
     "train": range(100_000, 1_000_000_000),
-    "eval": range(1_000_000_000, 2_000_000_000),
+    "eval": range(1_000_000_000, 1_900_000_000),
+    "validation": range(1_900_000_000, 2_000_000_000),
 }
 
 
 def seed_for(use: str, index: int) -> int:
-    """The ``index``-th seed of a use (``"demo"``, ``"train"`` or ``"eval"``).
+    """The ``index``-th seed of a use (``"demo"``, ``"train"``, ``"eval"`` or ``"validation"``).
 
     Raises:
         ValueError: If the use is unknown or the index leaves its range.
@@ -344,12 +347,15 @@ class EvalProtocol:
         episodes_per_task: Number of initial states per task, each played exactly once.
         max_steps: Horizon in environment steps.
         settings: Suite settings that the protocol asks for (by field name), for instance cameras.
+        starts: Use of the starts, of ``SEED_RANGES``: ``"eval"`` to report, ``"validation"`` to
+            choose.
     """
 
     name: str
     episodes_per_task: int
     max_steps: int
     settings: Mapping[str, object] = field(default_factory=dict)
+    starts: str = "eval"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.statistics import EvalResult
-from vla_rl.tables import show_comparison
+from vla_rl.tables import show_comparison, show_kept
 from vla_rl.train import TrainConfig
 from vla_rl.workers import cores
 
@@ -99,6 +99,7 @@ class Command:
         minutes = (time.perf_counter() - began) / 60
         page = keepsakes.write_report(run, self._facts(minutes), before, after, video)
         show_comparison(before, after)
+        show_kept(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")
         return 0
 

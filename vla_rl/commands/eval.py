@@ -11,6 +11,7 @@ from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.run_folders import BEST
 from vla_rl.tables import show_evaluation
 from vla_rl.types import Spaces
 
@@ -22,8 +23,9 @@ class Command:
     """Evaluate a policy on starts it was never trained on, each exactly once, greedily."""
 
     policy: Path | None = None
-    """Folder of a saved policy (for instance RUN/policy), or its name on the Hugging Face hub
-    (`user/name`, `user/name@revision`)."""
+    """Folder of a saved policy (for instance RUN/policy, or RUN/best where training was evaluated
+    on validation starts), or its name on the Hugging Face hub (`user/name`,
+    `user/name@revision`)."""
     network: str = DEFAULT_NETWORK
     """Instead of a saved policy: a network that brings weights of its own, as lerobot."""
     net: Any = None
@@ -35,8 +37,8 @@ class Command:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     out: Path | None = None
-    """File for the result (JSON); by default eval_<protocol>.json beside the policy, or here if it
-    is on the hub."""
+    """File for the result (JSON); by default <starts>_<protocol>.json beside the policy
+    (eval_custom.json; of RUN/best eval_custom_best.json), or here if it is on the hub."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
@@ -46,7 +48,8 @@ class Command:
         spaces = stages.checked_spaces(world)
         policy = self._policy(spaces)
         beside = self.policy.parent if self.policy and self.policy.exists() else Path()
-        out = self.out or beside / f"eval_{protocol.name}.json"
+        best = f"_{BEST}" if self.policy and self.policy.name == BEST else ""
+        out = self.out or beside / f"{protocol.starts}_{protocol.name}{best}.json"
         with stages.open_collector(world, self.rollout, policy) as collector:
             result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
         out.write_text(result.to_json())

@@ -134,7 +134,7 @@ class Command:
     def _evaluated(self, experts: Mapping[Task, StateExpert]) -> EvalResult:
         """Success on held-out starts, in the form and under the protocol of `vla-rl eval`."""
         world, protocol = resolve(self.world, self.eval)
-        seeds = tuple(seed_for("eval", i) for i in range(protocol.episodes_per_task))
+        seeds = tuple(seed_for(protocol.starts, i) for i in range(protocol.episodes_per_task))
         results: dict[str, TaskResult] = {}
         with Progress("evaluate", len(seeds) * len(experts)) as progress:
             tally = stages.Tally(progress)

@@ -11,17 +11,18 @@ import tyro
 
 from vla_rl import hub
 from vla_rl.demos import DemoSet
+from vla_rl.run_folders import RECORD
 from vla_rl.statistics import EvalResult
-from vla_rl.tables import show_demos, show_evaluation
+from vla_rl.tables import show_demos, show_evaluation, show_kept
 
 
 @dataclass(frozen=True)
 class Command:
-    """Show what is in a set of demonstrations, an evaluation or a saved policy."""
+    """Show what is in a set of demonstrations, an evaluation, a run or a saved policy."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """A folder of demonstrations, an evaluation (JSON), or a policy: its folder, or its
-    name on the Hugging Face hub (`user/name`, `user/name@revision`)."""
+    """A folder of demonstrations, an evaluation (JSON), a run's folder, or a policy: its folder, or
+    its name on the Hugging Face hub (`user/name`, `user/name@revision`)."""
 
     def run(self) -> int:
         """Print it."""
@@ -32,6 +33,10 @@ class Command:
             show_evaluation(EvalResult.from_json(path.read_text()))
         elif (path / "config.json").exists():
             print(json.dumps(json.loads((path / "config.json").read_text()), indent=2))
+            for run in (path, *sorted(path.glob("*/rl"))):  # iRe-VLA has one for each task
+                show_kept(run)
+            if (path / RECORD).exists():  # the best policy of a run
+                show_evaluation(EvalResult.from_json((path / RECORD).read_text()))
         else:
             show_demos(DemoSet.open(path))
         return 0

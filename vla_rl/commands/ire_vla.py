@@ -50,7 +50,8 @@ class Command:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer of stage 1; which groups learn is up to the method."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Stage 1 of each task."""
+    """Stage 1 of each task. Stage 2 goes on from its last policy, also where `--train.eval-every`
+    keeps the best one (in OUT/<number>_<task>/rl/best)."""
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(steps=300, lr=3e-4))
     """Stage 2 of each task."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)

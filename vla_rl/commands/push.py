@@ -18,6 +18,7 @@ from vla_rl import hub
 from vla_rl.metrics import FILE, read_metrics
 from vla_rl.model_card import Training
 from vla_rl.policy import load_policy
+from vla_rl.run_folders import BEST, RECORD
 from vla_rl.statistics import EvalResult
 
 _RUNS = ("sft", "train", "demo")  # commands that write a policy
@@ -28,7 +29,7 @@ class Command:
     """Upload a policy to the Hugging Face hub, with a card that holds its evaluation."""
 
     policy: Annotated[Path, tyro.conf.Positional]
-    """Run folder (its final policy is meant), or the folder of a saved policy."""
+    """Run folder (its last policy is meant, RUN/policy), or the folder of a saved policy."""
     repo: str
     """Repository `user/name`; it is made if there is none."""
     private: bool = False
@@ -37,7 +38,7 @@ class Command:
     """Licence of the weights for the card, for instance `apache-2.0`."""
     evaluations: tuple[Path, ...] = ()
     """Evaluations of this policy (files that `vla-rl eval` wrote) for the card; by default the
-    eval_*.json beside it that are newer than its weights."""
+    eval_*.json beside it that are newer than its weights; those of RUN/best end in _best."""
     dry_run: bool = False
     """Only write the folder that would be uploaded, to OUT."""
     out: Path = Path("runs/hub")
@@ -97,9 +98,19 @@ def _policy_folder(path: Path) -> Path:
 
 def _evaluations(folder: Path) -> list[Path]:
     """Evaluations beside a policy that can only be its own; says which it leaves out."""
+    is_best = folder.name == BEST
     # A demo's evaluation before training is that of its clone, in sft/policy.
-    found = [p for p in sorted(folder.parent.glob("eval_*.json")) if p.stem != "eval_before"]
-    beside = [p.parent for p in folder.parent.glob("*/config.json") if "class" in _json(p)]
+    found = [
+        path
+        for path in sorted(folder.parent.glob("eval_*.json"))
+        if path.stem != "eval_before" and path.stem.endswith(f"_{BEST}") == is_best
+    ]
+    other = "policy" if is_best else BEST  # of the same run; its evaluations have other names
+    beside = [
+        path.parent
+        for path in folder.parent.glob("*/config.json")
+        if path.parent.name != other and "class" in _json(path)
+    ]
     if found and len(beside) > 1:
         print(
             f"evaluations in {folder.parent} are left out, as {len(beside)} policies are there; "
@@ -131,15 +142,17 @@ def _read(paths: Sequence[Path]) -> list[EvalResult]:
 
 
 def _training(folder: Path) -> Training | None:
-    """What the run says whose final policy this is, if it is one's."""
+    """What the run says whose last or best policy this is, if it is one's."""
     path = folder.parent / "config.json"
-    if folder.name != "policy" or not path.is_file():
+    if folder.name not in ("policy", BEST) or not path.is_file():
         return None
     settings = _json(path)
     if settings.get("command") not in _RUNS:
         return None
     metrics = folder.parent / FILE
     rows = read_metrics(metrics) if metrics.is_file() else []
+    if (folder / RECORD).is_file():
+        rows = [row for row in rows if row["step"] <= _json(folder / RECORD)["iteration"]]
     steps = [row["train/env_steps"] for row in rows if row.get("train/env_steps") is not None]
     return Training(settings, int(steps[-1]) if steps else None)
 

@@ -15,6 +15,7 @@ from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.running import RunningMoments
 from vla_rl.sft import AnchorConfig
+from vla_rl.tables import show_kept
 from vla_rl.train import TrainConfig
 from vla_rl.types import Spaces
 
@@ -31,7 +32,8 @@ class Command:
     net: Any = field(default_factory=lambda: VLAConfig(std=0.5))
     """Settings of a new policy's network."""
     out: Path = Path("runs/train")
-    """Run folder; the improved policy goes to OUT/policy."""
+    """Run folder; the improved policy goes to OUT/policy, and with `--train.eval-every` the one
+    that was best on validation starts to OUT/best."""
     resume: bool = False
     """Go on from the newest valid checkpoint in OUT."""
     world: World = field(default_factory=World)
@@ -90,6 +92,7 @@ class Command:
             ranks.only_main(lambda: stages.save_policy(policy, self.world, folder))
             if ranks.is_main:
                 print(f"policy written to {folder}")
+                show_kept(run.folder)
         return 0
 
     def _statistics(self, collector: Collector, policy: PolicyBase) -> RunningMoments | None:
