@@ -229,6 +229,7 @@ class Loop:
             "train/env_steps": self.env_steps,
             "train/episodes": self.episodes,
             "train/workers_lost": sum(self.learner.ranks.everything([self.collector.lost])),
+            "train/episodes_retried": sum(self.learner.ranks.everything([self.collector.retried])),
         }
 
     def state_dict(self) -> dict[str, object]:
