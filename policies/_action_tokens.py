@@ -240,7 +240,12 @@ class TokenHead(nn.Module):
         return logprob, -(law.exp() * law).sum(2)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Cross-entropy, in nats per word, against ``actions`` ``[B, H, A]`` where ``mask``.
 

@@ -128,29 +128,39 @@ class FlowHead(nn.Module, ABC):
         return flow.chain_logprob(chain, law.mean, log_std), flow.chain_entropy(log_std)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Conditional flow matching towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
-        return self.match(context, actions, mask[..., None].expand_as(actions))
+        return self.match(context, actions, mask[..., None].expand_as(actions), generator)
 
-    def match(self, context: Tensor, actions: Tensor, counted: Tensor) -> Tensor:
+    def match(
+        self,
+        context: Tensor,
+        actions: Tensor,
+        counted: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Conditional flow matching towards ``actions`` where ``counted``, both ``[B, H, A]``.
 
-        Several noises and times for each row, drawn from torch's global CPU generator: two calls
-        differ. Cloning seeds it once and the anchor before every loss (:mod:`vla_rl.sft`), so both
-        repeat themselves bit for bit, on every rank and after a run was resumed.
+        Several noises and times for each row, drawn from ``generator`` or torch's global one.
         """
         rows, device = len(actions), actions.device
         known = torch.where(counted, actions, torch.zeros_like(actions)).flatten(1)[:, None]
-        fresh = torch.randn(rows, DRAWS, self.horizon, self.action_dim).to(device)
+        shape = (rows, DRAWS, self.horizon, self.action_dim)
+        fresh = torch.randn(shape, generator=generator).to(device)
         noise = torch.einsum("hj,bdja->bdha", self.factor, fresh).flatten(2)
-        tau = self.times(rows).to(device)
+        tau = self.times(rows, generator).to(device)
         velocity, _ = self.predict(context, flow.blend(known, noise, tau), tau)
         return flow.matching_loss(velocity, known, noise, counted.flatten(1)[:, None])
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
         """Where imitation looks, ``[B, DRAWS, 1]``: uniform up to where the last step begins."""
-        return torch.rand(rows, DRAWS, 1) * (1 - 1 / self.steps)
+        return torch.rand(rows, DRAWS, 1, generator=generator) * (1 - 1 / self.steps)
 
     def _denoise(self, context: Tensor, noise: Tensor, random: Tensor) -> Tensor:
         """Chains ``[B, S + 1, K]`` that are random where ``[B, S]``, else follow the ODE."""

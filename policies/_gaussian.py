@@ -96,7 +96,12 @@ class GaussianHead(nn.Module):
         return self._logprob(law, raw), normal_entropy(law.log_std + self.log_scale)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Mean squared error against ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
         law: Gaussian = self(context, text)

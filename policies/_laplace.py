@@ -72,7 +72,12 @@ class LaplaceHead(nn.Module):
         return laplace_logprob(raw, *law), laplace_entropy(law.log_scale)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """L1 error of the mean plus the negative log-likelihood of the scale, which sees that mean.
 

@@ -68,7 +68,12 @@ class ActHead(LaplaceHead):
         return self._law(states[:, : self.horizon])
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """ACT's loss, plus the negative log-likelihood of the scale, which sees its means.
 

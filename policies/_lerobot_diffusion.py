@@ -120,13 +120,18 @@ class DiffusionHead(nn.Module):
         return self._summed(logprob), self._summed(normal_entropy(log_std))
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The policy's own loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``.
 
         Mean squared error of the noise (or of the actions, if the network speaks those) at a step
         drawn for every row. Steps of the horizon that are not demonstrated are 0 but for the noise,
-        and have no loss. Draws come from torch's global CPU generator.
+        and have no loss. Draws come from ``generator`` or torch's global one.
         """
         rows, config = len(actions), self.net.config
         counted = torch.zeros(rows, self.whole, self.action_dim, device=actions.device)
@@ -135,8 +140,10 @@ class DiffusionHead(nn.Module):
         known = torch.zeros_like(counted)
         known[:, span] = torch.where(mask[..., None], self.actions.normalised(actions), 0.0)
         alphas = self.net.noise_scheduler.alphas_cumprod.to(actions.device)
-        times = torch.randint(config.num_train_timesteps, (rows,)).to(actions.device)
-        noise = torch.randn(known.shape).to(actions.device)
+        times = torch.randint(config.num_train_timesteps, (rows,), generator=generator).to(
+            actions.device
+        )
+        noise = torch.randn(known.shape, generator=generator).to(actions.device)
         mixed = diffusion.noised(known, noise, alphas[times, None, None])
         said = self.net.unet(mixed, times, global_cond=context)
         target = noise if config.prediction_type == "epsilon" else known

@@ -159,7 +159,7 @@ class _ExpertFlow(FlowHead):
         velocity = -self.out(states)
         return velocity.view_as(samples), states.view(rows, steps, self.horizon, -1)
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
         """As the model was pretrained: more of them near the noise."""
         early = Beta(torch.tensor(1.5), torch.tensor(1.0)).sample((rows, DRAWS, 1))  # type: ignore[no-untyped-call]
         return 1 - (_TIME[0] * early + _TIME[1])
@@ -213,14 +213,19 @@ class SmolVLAHead(nn.Module):
         return self._used(logprob).flatten(1), self._used(entropy).flatten(1)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
         whole = self.whole
         room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
         counted = mask[..., None].expand_as(actions)
         normalised = self.actions.normalised(actions)
-        return whole.match(context, F.pad(normalised, room), F.pad(counted, room))
+        return whole.match(context, F.pad(normalised, room), F.pad(counted, room), generator)
 
     def _used(self, units: Tensor) -> Tensor:
         whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)

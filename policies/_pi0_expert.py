@@ -83,7 +83,7 @@ class _ExpertFlow(FlowHead):
         found: tuple[Tensor, Tensor] = self.expert(context, samples, tau)
         return found
 
-    def times(self, rows: int) -> Tensor:
+    def times(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
         """As the model was pretrained: more of them near the noise."""
         model = self.expert.net.config
         law = Beta(model.time_sampling_beta_alpha, model.time_sampling_beta_beta)  # type: ignore[no-untyped-call]
@@ -129,13 +129,18 @@ class ExpertHead(nn.Module):
         return self._used(logprob), self._used(entropy)
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
         whole = self.whole
         room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
         counted = mask[..., None].expand_as(actions)
-        return whole.match(context, F.pad(actions, room), F.pad(counted, room))
+        return whole.match(context, F.pad(actions, room), F.pad(counted, room), generator)
 
     def _used(self, units: Tensor) -> Tensor:
         whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)

@@ -101,8 +101,13 @@ class Policy(Protocol):
         actions: Floats,
         mask: NDArray[np.bool_],
         features: Array | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``."""
+        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
+
+        What noise a head imitates with is drawn from ``generator`` (on the CPU), else from torch's
+        global one.
+        """
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
         """What acting would keep, ``[B, F]``; only for a policy that keeps features."""
@@ -137,7 +142,12 @@ class ActionHead(Protocol):
         """Log-probability and entropy of what was sampled, both ``[B, K]``."""
 
     def imitation_loss(
-        self, context: Tensor, text: Tensor, actions: Tensor, mask: Tensor
+        self,
+        context: Tensor,
+        text: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """How far the head is from ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
 
@@ -305,6 +315,7 @@ class PolicyBase(nn.Module, ModelHubMixin):
         actions: Floats,
         mask: NDArray[np.bool_],
         features: Array | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
 
@@ -315,7 +326,7 @@ class PolicyBase(nn.Module, ModelHubMixin):
         text, state = self._words(instructions), self._proprioception(obs)
         context, words = self.context(self._seen(obs, text, features), text, state)
         loss: Tensor = self.head.imitation_loss(
-            context, words, self._tensor(actions), self._tensor(mask)
+            context, words, self._tensor(actions), self._tensor(mask), generator
         )
         return loss
 
