@@ -247,7 +247,9 @@ def record(
         most: Actions after which it is over even if the simulator says nothing of an end.
     """
     env.start(spec.seed)
-    looks, actions, rewards = [], [], []
+    looks: list[Observation] = []
+    actions: list[Floats] = []
+    rewards: list[float] = []
     outcome = Outcome(0.0, False, False, False, 0.0)
     while not (outcome.terminated or outcome.truncated) and len(actions) != most:
         looks.append(env.observe())

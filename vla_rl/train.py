@@ -68,6 +68,9 @@ class Keeper(Protocol):
     def keep(self, groups: Sequence[Group], iteration: int) -> None:
         """Look at everything that was played in an iteration."""
 
+    def metrics(self) -> dict[str, float]:
+        """What to log, by names that begin with ``keeper/``."""
+
     def state_dict(self) -> dict[str, object]:
         """JSON-able state for resuming."""
 

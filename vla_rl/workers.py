@@ -90,9 +90,7 @@ class Failures:
             raise error
         self.total += 1
         self.lately += 1
-        if self.lately > MOST_FAILURES or self.total > max(
-            MOST_FAILURES, MOST_FAILING * self.jobs
-        ):
+        if self.lately > MOST_FAILURES or self.total > max(MOST_FAILURES, MOST_FAILING * self.jobs):
             raise WorkerFailed(
                 f"{error}\n{self.total} failures in {self.jobs} jobs, {self.lately} of them just "
                 "now: too many to go on by running them again",

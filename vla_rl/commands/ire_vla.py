@@ -17,6 +17,7 @@ from vla_rl.learner import LearnerConfig
 from vla_rl.policy import load_policy
 from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.train import TrainConfig
+from vla_rl.validation import held_out
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Command:
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(steps=300, lr=3e-4))
     """Stage 2 of each task."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """Holding on to the demonstrations in stage 1 already."""
+    """Holding on to the demonstrations, all of them, in stage 1 already."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0
@@ -68,6 +69,9 @@ class Command:
         spaces = stages.checked_spaces(self.world)
         stages.rewards_named(self.rewards)
         demos = stages.fitting_demos(self.demos, self.world)
+        held_out(demos.specs(), self.sft.validation_share, self.seed)
+        if self.anchor.coef > 0:
+            stages.required_demos(demos, self.anchor)
         policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
         stages.new_folder(self.out, self, self.resume)
 
