@@ -340,6 +340,7 @@ class Here:
     """A collector without workers."""
 
     lost: int = 0
+    retried: int = 0
     simulation: LocalSimulation = field(
         default_factory=lambda: LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
     )

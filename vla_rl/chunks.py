@@ -107,6 +107,10 @@ class ChunkDataset:
             rows = self._by_task[start[task] + rng.integers(self._counts[task])]
         return self.take(rows)
 
+    def rows_by_task(self) -> list[NDArray[np.int64]]:
+        """The rows of every task, in order of appearance."""
+        return np.split(self._by_task, np.cumsum(self._counts)[:-1])
+
     def take(self, rows: NDArray[np.int64]) -> ChunkBatch:
         """The named rows ``[B]``, for instance to pass over all of them once."""
         return ChunkBatch(

@@ -21,7 +21,15 @@ from vla_rl.policy_worker import PolicyRecipe, PolicyWorkerFactory, Published, S
 from vla_rl.rollout import PlaySettings, play
 from vla_rl.served import ServedSimulation, owners
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
-from vla_rl.workers import Crew, Job, SimulationWorkerFactory, WorkerFactory, WorkerLost, cores
+from vla_rl.workers import (
+    Crew,
+    Job,
+    SimulationWorkerFactory,
+    WorkerFactory,
+    WorkerFailed,
+    WorkerLost,
+    cores,
+)
 
 PARTS = ("physics", "render", "transfer", "policy")
 MAX_RESTARTS = 3  # of one wave, before a lost worker is the run's problem
@@ -119,6 +127,11 @@ class Collector:
         """How many workers died or hung and were replaced so far."""
         return self._crew.lost
 
+    @property
+    def retried(self) -> int:
+        """How many episodes raised and were played again so far."""
+        return self._crew.failures.total
+
     def collect(
         self,
         policy: Policy,
@@ -129,9 +142,14 @@ class Collector:
     ) -> Rollout:
         """Play every spec once. Equal specs should stand together (they form a group).
 
-        A worker that dies or hangs is replaced and its episodes are played again, with the same
-        result, since an episode depends on spec, key and weights only.
+        A worker that dies, hangs or raises is replaced and its episodes are played again, with the
+        same result, since an episode depends on spec, key and weights only.
+
+        Raises:
+            WorkerFailed: If an episode raises twice, or too many do.
+            WorkerLost: If a worker is lost again and again.
         """
+        self._crew.failures.begin()
         one_wave = self._play_in_workers if self.placement == "workers" else self._play_served
         trajectories: list[Trajectory] = []
         timing = Timing()
@@ -167,6 +185,7 @@ class Collector:
         self, method: str, orders: Sequence[object], on_episode: OnEpisode
     ) -> list[Demonstration]:
         """Let the workers record something for every order."""
+        self._crew.failures.begin()
         dealt = [list(range(w, len(orders), self.workers)) for w in range(self.workers)]
         jobs = [Job(method, ([orders[i] for i in mine],)) for mine in dealt if mine]
         answers = self._crew.run(jobs, lambda index, beat: on_episode("", bool(beat)))
@@ -179,6 +198,7 @@ class Collector:
         self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]
     ) -> list[list[np.ndarray]]:
         """Replay episodes (spec and its ``[L, A]`` actions) under other settings, as frames."""
+        self._crew.failures.begin()
         clips: list[list[np.ndarray]] = []
         for first in range(0, len(episodes), self.workers):
             jobs = [
@@ -240,7 +260,8 @@ class Collector:
         settings: PlaySettings,
         on_episode: OnEpisode,
     ) -> tuple[list[Trajectory], dict[str, float]]:
-        for attempt in range(1 + MAX_RESTARTS):
+        lost, failed = 0, None
+        while True:
             simulation = ServedSimulation(
                 self._crew, self._spaces, len(specs), settings.final_value
             )
@@ -257,14 +278,18 @@ class Collector:
                 )
                 return played, {**timing.seconds, **_unhidden(simulation.timing)}
             except WorkerLost:
-                # The slots of the lost worker are gone; nobody else's answers can be trusted to be
-                # in order any more, so the wave starts over with fresh workers.
-                if attempt == MAX_RESTARTS:
+                lost += 1
+                if lost > MAX_RESTARTS:
                     raise
-                self._crew.replace_all()
+                self._crew.lost += 1
+            except WorkerFailed as error:
+                self._crew.failures.count(error, failed)
+                failed = error.what
             finally:
                 simulation.close()
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            # The slots of that worker are gone; nobody else's answers can be trusted to be in
+            # order any more, so the wave starts over with fresh workers.
+            self._crew.replace_all()
 
     def _publish(self, policy: Policy) -> Published:
         recipe = PolicyRecipe.of(policy)

@@ -44,7 +44,7 @@ def paid_on(rate: float, gamma: float, left: float) -> float:
     """
     if gamma == 1:
         return rate * left
-    return rate * gamma * (1 - gamma**left) / (1 - gamma)
+    return float(rate * gamma * (1 - gamma**left) / (1 - gamma))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ equally often; the statistics that normalise proprioception stay those of stage 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,18 +24,18 @@ import numpy as np
 import torch
 
 from vla_rl import stages
-from vla_rl.chunks import ChunkDataset
 from vla_rl.collector import Collector
 from vla_rl.config import World
 from vla_rl.demos import DemoSet
-from vla_rl.metrics import MetricsWriter
+from vla_rl.held_out import split
+from vla_rl.metrics import FILE, MetricsWriter, read_metrics
 from vla_rl.plugins import unknown
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout import PlaySettings
 from vla_rl.sft import SFTConfig
 from vla_rl.successes import Successes
 from vla_rl.tables import show_kept
-from vla_rl.types import Task
+from vla_rl.types import Task, Trajectory
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class Procedure:
                 policy, specs, [0] * len(specs), PlaySettings(greedy=True)
             )
             keeper.add([t for t in played.trajectories if t.success])
+            _log_greedy(out, played.trajectories)
 
     def _consolidate(self, policy: PolicyBase, number: int, task: Task) -> None:
         """Stage 2."""
@@ -168,13 +169,13 @@ class Procedure:
             own = DemoSet.open(self._folder(earlier, of_task) / "successes").load()
             print(f"task {number}, {task.id}: {len(own)} own episodes of {of_task.id}")
             recorded += own
-        data = ChunkDataset(recorded, policy.chunk)
+        seed = self._seed(number)
+        data = split(recorded, policy.chunk, self.sft.validation_share, seed)
         config = replace(self.sft, train_vlm=self.method.vlm_in_supervised)
         out = self._folder(number, task) / "sft"
         print(f"task {number}, {task.id}: stage 2, supervised learning")
         with MetricsWriter(out) as metrics:
             run = stages.Run(out, metrics)
-            seed = self._seed(number)
             stages.supervised_stage(run, policy, data, config, seed, resume=True, title="imitate")
 
     def _folder(self, number: int, task: Task) -> Path:
@@ -186,6 +187,26 @@ class Procedure:
     def _seed(self, number: int) -> int:
         """Another one for every task."""
         return int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+
+
+def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
+    """Count episodes without noise among what stage 1 took, in a row after its last iteration.
+
+    Whoever resumes before stage 1 is over drops that row, and plays them again.
+    """
+    last = read_metrics(folder / FILE)[-1]
+    steps = sum(t.steps for t in played)
+    with MetricsWriter(folder) as metrics:
+        metrics.write(
+            last["step"] + 1,
+            {
+                "greedy/episodes": len(played),
+                "greedy/success": float(np.mean([t.success for t in played])),
+                "greedy/env_steps": steps,
+                "train/env_steps": last["train/env_steps"] + steps,
+                "train/episodes": last["train/episodes"] + len(played),
+            },
+        )
 
 
 def renew_critic(policy: PolicyBase, seed: int) -> None:

@@ -33,7 +33,7 @@ PIPELINE = "robotics"
 # Of a run's config.json; the others are paths, or say where the policy acts.
 _TRAINING = (
     *("command", "demos", "sft", "algorithm", "algo", "anchor", "curriculum", "rewards"),
-    *("learner", "train", "seed"),
+    *("learner", "train", "seed", "history"),
 )
 _DIGITS = 4  # a hundred thousand episodes would be needed to tell more
 _NOT_IN_TYPES = re.compile(r"[^\w.-]+", re.ASCII)  # the hub refuses them in a data set's type

@@ -212,6 +212,6 @@ def _final_values(
     cut = np.flatnonzero(result.truncated)
     if not len(cut):
         return {}
-    words = [recorders[index].spec.task.instruction for index in cut]
+    words = [recorders[int(index)].spec.task.instruction for index in cut]
     values = actor.act(result.obs[cut], words, None).value
     return {int(index): float(value) for index, value in zip(cut, values, strict=True)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_rl.config import flat
 from vla_rl.metrics import FILE, outcome, outcomes_by_task, read_metrics
 from vla_rl.statistics import EvalResult
 
@@ -25,6 +26,7 @@ BEST = "best"  # folder of the policy that did best on validation starts
 RECORD = "validation.json"  # in it: that evaluation, and after which iteration it was
 ALL = "all"  # a world's word for every task of its suite
 _NOT_SETTINGS = {"seed", "out", "resume", "algorithm", "world.suite", "world.tasks"}
+_NOT_SETTINGS |= {"history"}  # see _settings
 _NOT_SETTINGS |= {"world.max_steps"}  # like suite and tasks: may not differ at all
 _NOT_SETTINGS |= {"train.eval_every", "train.eval_episodes"}  # what is trained is the same
 _INPUTS = ("policy", "demos")  # paths: each seed may well have its own
@@ -83,15 +85,17 @@ def read_run(folder: Path) -> Run:
     tasks = sorted({task for by_task in outcomes for task in by_task})
     parts = dict.fromkeys(n.removeprefix(_TIME) for r in rows for n in r if n.startswith(_TIME))
     inputs = {name: config[name] for name in _INPUTS if isinstance(config.get(name), str)}
-    flat = dict(_flatten(config))
-    skipped = _NOT_SETTINGS | {name for name in _INPUTS if name in inputs or flat.get(name) is None}
+    found = _settings(config)
+    skipped = _NOT_SETTINGS | {
+        name for name in _INPUTS if name in inputs or found.get(name) is None
+    }
     return Run(
         folder=folder,
         algorithm=config["algorithm"],
         seed=config["seed"],
         suite=config["world"]["suite"],
         horizons=_horizons(config["world"]),
-        settings={name: value for name, value in flat.items() if name not in skipped},
+        settings={name: value for name, value in found.items() if name not in skipped},
         inputs=inputs,
         env_steps=_column(rows, "train/env_steps"),
         success={task: _column(outcomes, task) for task in tasks},
@@ -126,12 +130,17 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Numbers:
     return np.array([row.get(name) for row in rows], float)  # None becomes NaN
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted name; of a learner that was changed on the way, with what it was before.
+
+    A run that was given more time is like one that had it from the beginning.
+    """
+    settings = dict(flat(config))
+    for entry in reversed(config.get("history", [])):
+        for name, (old, _) in entry["changed"].items():
+            if name.startswith("learner."):
+                settings[name] = f"{old}, then {settings[name]}"
+    return settings
 
 
 def _horizons(world: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vla_rl import seeding
 from vla_rl.chunks import ChunkDataset
+from vla_rl.distributed import ALONE, Ranks
+from vla_rl.held_out import Validation
+from vla_rl.imitation import imitation_loss, kept_features
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
-from vla_rl.types import Array, Observation
+from vla_rl.types import Observation
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,34 @@ class SFTConfig:
     train_vlm: bool = True
     """Train the backbone too. If not, what it makes of the demonstrations is computed once, which
     is much faster with a large one; images are not shifted then."""
+    validation_share: float = 0.0
+    """Share of each task's starts whose demonstrations are not learned from: their loss is logged
+    as `sft/validation_loss`, and the weights with the lowest are those that are kept. 0 learns from
+    all demonstrations and keeps the last weights."""
+    validation_every: int = 50
+    """Gradient steps between two looks at the held-out demonstrations."""
+    early_stop: int = 0
+    """End after so many looks in a row without a lower held-out loss; 0 goes on to the last step.
+    The learning rate has then not come down to 0."""
     checkpoint_every: int = 200
     """Gradient steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every"):
+        for name in ("steps", "batch_size", "validation_every", "checkpoint_every"):
             if vars(self)[name] < 1:
                 raise ValueError(f"sft {name} must be at least 1, got {vars(self)[name]}")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(
+                f"sft validation_share must be in [0, 1), got {self.validation_share}: it is the "
+                "part of the starts that is not learned from"
+            )
+        if self.early_stop < 0:
+            raise ValueError(f"sft early_stop must not be negative, got {self.early_stop}")
+        if self.early_stop and not self.validation_share:
+            raise ValueError(
+                f"sft early_stop {self.early_stop} needs a held-out loss to stop by: set "
+                "validation_share, for instance to 0.1"
+            )
         for name in ("image_shift", "colour_jitter", "state_noise", "weight_decay"):
             if vars(self)[name] < 0:
                 raise ValueError(f"sft {name} must not be negative, got {vars(self)[name]}")
@@ -67,12 +91,18 @@ class AnchorConfig:
     It keeps tasks that are not being solved from drifting while others improve (DAPG, 2018)."""
     batch_size: int = 64
     """Recorded steps in a batch."""
+    micro_batch_size: int = 0
+    """Recorded steps in memory at once; gradients add up. 0: all of the batch."""
 
     def __post_init__(self) -> None:
         if self.coef < 0:
             raise ValueError(f"anchor coef must not be negative, got {self.coef}")
         if self.batch_size < 1:
             raise ValueError(f"anchor batch_size must be at least 1, got {self.batch_size}")
+        if self.micro_batch_size < 0:
+            raise ValueError(
+                f"anchor micro_batch_size must not be negative, got {self.micro_batch_size}"
+            )
 
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -81,15 +111,20 @@ OnStep = Callable[[int, dict[str, float]], None]
 class Cloning:
     """Supervised fine-tuning step by step, so that it can be saved in the middle and gone on with.
 
-    Torch's generator is seeded when it begins (some heads imitate with noise); who goes on with a
-    saved one restores that generator too.
-
     Attributes:
         learner: Trains the head and, unless it is to stay as it is, the backbone.
         step: Gradient steps done.
+        validation: Of held-out demonstrations, if there are any.
     """
 
-    def __init__(self, policy: Policy, data: ChunkDataset, config: SFTConfig, seed: int) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        data: ChunkDataset,
+        config: SFTConfig,
+        seed: int,
+        held_out: ChunkDataset | None = None,
+    ) -> None:
         """Prepare to fit a policy, in place.
 
         Args:
@@ -97,6 +132,7 @@ class Cloning:
             data: Demonstrated chunks.
             config: How.
             seed: Of the order, the augmentation and a head's noise.
+            held_out: Chunks that are not learned from.
         """
         policy.remember(data.sentences)
         self._policy, self._data, self._config = policy, data, config
@@ -111,10 +147,15 @@ class Cloning:
             trains=("vlm", "head") if config.train_vlm else ("head",),
         )
         self.step = 0
+        self.validation: Validation | None = None
+        if held_out is not None:
+            self.validation = Validation(
+                policy, held_out, config.batch_size, config.balance_tasks, seed
+            )
         self._kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
         self._spread = data.obs.state.std(axis=0)
         self._rng = np.random.default_rng([seed, 1])
-        torch.manual_seed(seed)
+        self._noise = seeding.torch_generator(seed, "noise of cloning")
 
     def advance(self) -> float:
         """One gradient step; returns the loss."""
@@ -122,31 +163,49 @@ class Cloning:
         batch = data.sample(self._rng, config.batch_size, config.balance_tasks)
         obs = augment(batch.obs, config, self._spread, self._rng)
         features = None if self._kept is None else self._kept[batch.rows]
-        words, wanted, mask = batch.instruction, batch.actions, batch.mask
-        loss = self._policy.imitation_loss(obs, words, wanted, mask, features)
+        batch = batch._replace(obs=obs)
+        loss = imitation_loss(self._policy, batch, features, self._noise)
         self.learner.accumulate(loss)
         self.learner.step(rate=one_cycle(self.step / config.steps))
         self.step += 1
         return float(loss.detach())
 
     def run(self, on_step: OnStep) -> None:
-        """Go on to the last step.
+        """Go on to the last step, or to where the held-out loss has stopped to fall.
+
+        Then the policy has the weights with the lowest held-out loss, where something is held out.
 
         Args:
-            on_step: Called with the step (from 1) and the loss after every gradient step.
+            on_step: Called with the step (from 1) and the losses after every gradient step.
         """
-        while self.step < self._config.steps:
-            loss = self.advance()
-            on_step(self.step, {"sft/loss": loss})
+        config, validation = self._config, self.validation
+        while self.step < config.steps:
+            if validation is not None and validation.is_stuck(config.early_stop):
+                break
+            losses = {"sft/loss": self.advance()}
+            looks = self.step % config.validation_every == 0 or self.step == config.steps
+            if validation is not None and looks:
+                losses["sft/validation_loss"] = validation.look(self.step)
+            on_step(self.step, losses)
+        if validation is not None:
+            validation.take_best()
 
     def state_dict(self) -> dict[str, object]:
-        """JSON-able state besides weights, optimizer and torch's generator."""
-        return {"step": self.step, "order": self._rng.bit_generator.state}
+        """State besides weights and optimizer; with tensors."""
+        return {
+            "step": self.step,
+            "order": self._rng.bit_generator.state,
+            "noise": self._noise.get_state(),
+            "validation": {} if self.validation is None else self.validation.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state written by :meth:`state_dict`."""
         self.step = state["step"]
         self._rng.bit_generator.state = state["order"]
+        self._noise.set_state(state["noise"])
+        if self.validation is not None:
+            self.validation.load_state_dict(state["validation"])
 
 
 def one_cycle(done: float, warm_up: float = 0.3) -> float:
@@ -196,13 +255,6 @@ def recoloured(
     return made
 
 
-def kept_features(policy: Policy, data: ChunkDataset, batch_size: int) -> Array:
-    """What a frozen backbone makes of every row of the demonstrations, ``[n, F]``."""
-    rows = np.array_split(np.arange(len(data)), -(-len(data) // batch_size))
-    batches = map(data.take, rows)
-    return np.concatenate([policy.features(b.obs, b.instruction) for b in batches])
-
-
 class DemoAnchor:
     """The cloning loss of a fresh batch of demonstrations, times its coefficient.
 
@@ -210,17 +262,44 @@ class DemoAnchor:
     backbone makes of the demonstrations is computed once.
     """
 
-    def __init__(self, policy: Policy, data: ChunkDataset, config: AnchorConfig, seed: int) -> None:
-        """Prepare to draw from ``data``."""
+    def __init__(
+        self,
+        policy: Policy,
+        data: ChunkDataset,
+        config: AnchorConfig,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Prepare to draw from ``data``, of which each of the ranks takes its share."""
         policy.remember(data.sentences)
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
+        self._ranks = ranks
         self._features = kept_features(policy, data, config.batch_size) if policy.keeps else None
 
     def __call__(self, step: int) -> Iterator[Tensor]:
-        """A scalar with gradient; batch and noise depend on the seed and the step only."""
-        rng = np.random.default_rng([self._seed, 3, step])
-        obs, sentences, actions, mask, rows = self._data.sample(rng, self._config.batch_size, True)
-        torch.manual_seed(int(rng.integers(2**63)))  # some heads imitate with noise
+        """This rank's micro-batches, scalars with gradient.
+
+        Their sum over parts and ranks is the whole loss. Batch and noise depend on the seed and the
+        step; a head that imitates with noise draws other noise where the batch is cut otherwise.
+        """
+        pieces = self._pieces(step)
+        for number in self._ranks.share(range(len(pieces))):
+            yield self._part(step, pieces, number)
+
+    def _pieces(self, step: int) -> list[NDArray[np.int64]]:
+        """Rows of the batch in micro-batches, at least one for every rank."""
+        config = self._config
+        rng = seeding.generator(self._seed, "anchor", step)
+        rows = self._data.sample(rng, config.batch_size, balance_tasks=True).rows
+        most = config.micro_batch_size or len(rows)
+        count = max(-(-len(rows) // most), self._ranks.world)
+        return np.array_split(rows, min(count, len(rows)))
+
+    def _part(self, step: int, pieces: Sequence[NDArray[np.int64]], number: int) -> Tensor:
+        """The loss of one micro-batch, weighted by its share of the demonstrated actions."""
+        rows = pieces[number]
+        share = self._data.mask[rows].sum() / self._data.mask[np.concatenate(pieces)].sum()
         features = None if self._features is None else self._features[rows]
-        loss = self._policy.imitation_loss(obs, sentences, actions, mask, features)
-        yield self._config.coef * loss
+        noise = seeding.torch_generator(self._seed, "noise of the anchor", step, number)
+        loss = imitation_loss(self._policy, self._data.take(rows), features, noise)
+        return self._config.coef * float(share) * loss

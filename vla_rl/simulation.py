@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -81,10 +82,32 @@ class StepResult(Arrays):
         )
 
 
+class EpisodeFailed(RuntimeError):
+    """A simulator raised while an episode was played; the cause is what it raised.
+
+    Attributes:
+        spec: The episode.
+    """
+
+    def __init__(self, spec: EpisodeSpec, error: Exception) -> None:
+        super().__init__(f"{spec} failed with {type(error).__name__}: {error}")
+        self.spec = spec
+
+
+@contextmanager
+def _playing(spec: EpisodeSpec) -> Iterator[None]:
+    """What is raised inside says in which episode."""
+    try:
+        yield
+    except Exception as error:
+        raise EpisodeFailed(spec, error) from error
+
+
 @dataclass
 class _Slot:
     """An episode in flight; without a snapshot it has the simulator to itself."""
 
+    spec: EpisodeSpec
     env: SimEnv
     snapshot: object | None
 
@@ -107,40 +130,56 @@ class SlotPool:
     _slots: list[_Slot] = field(default_factory=list)
 
     def begin(self, specs: Sequence[EpisodeSpec]) -> tuple[Observation, Floats]:
-        """Open one slot per spec; return their first observations ``[B]`` and progress ``[B]``."""
+        """Open one slot per spec; return their first observations ``[B]`` and progress ``[B]``.
+
+        Raises:
+            EpisodeFailed: If a simulator raised.
+        """
         starts: dict[EpisodeSpec, tuple[object | None, Observation, float]] = {}
         busy: Counter[Task] = Counter()
         looks, progress = [], []
         self._slots = []
         for spec in specs:
-            env = self._env(spec.task, busy[spec.task])
-            if not env.restorable:
-                busy[spec.task] += 1
-            if not env.restorable or spec not in starts:
-                starts[spec] = self._start(env, spec.seed)
+            with _playing(spec):
+                env = self._env(spec.task, busy[spec.task])
+                if not env.restorable:
+                    busy[spec.task] += 1
+                if not env.restorable or spec not in starts:
+                    starts[spec] = self._start(env, spec.seed)
             snapshot, look, at_start = starts[spec]
-            self._slots.append(_Slot(env, snapshot))
+            self._slots.append(_Slot(spec, env, snapshot))
             looks.append(look)
             progress.append(at_start)
         return Observation.stack(looks), np.array(progress, np.float32)
 
     def execute(self, rows: Sequence[int], actions: Floats) -> StepResult:
-        """Execute one ``[H, A]`` chunk in each of the slots ``rows``; ``actions [B, H, A]``."""
+        """Execute one ``[H, A]`` chunk in each of the slots ``rows``; ``actions [B, H, A]``.
+
+        Raises:
+            EpisodeFailed: If a simulator raised.
+        """
         spaces = self._slots[rows[0]].env.spaces
         result = StepResult.zeros(len(rows), actions.shape[1], spaces)
         for index, (row, chunk) in enumerate(zip(rows, actions, strict=True)):
-            self._execute_one(self._slots[row], chunk, result, index)
+            with _playing(self._slots[row].spec):
+                self._execute_one(self._slots[row], chunk, result, index)
         return result
 
     def record(self, spec: EpisodeSpec) -> Demonstration:
         """Let the suite's scripted expert play one episode, looking before every action."""
         expert = plugins.load("envs", self.suite).expert(spec.task)
-        return record(self._env(spec.task), expert, spec)
+        with _playing(spec):
+            return record(self._env(spec.task), expert, spec)
 
     def retrace(self, spec: EpisodeSpec, actions: Floats) -> Demonstration:
-        """Play ``[L, A]`` actions of an episode that a policy played, looking before every one."""
+        """Play ``[L, A]`` actions of an episode that a policy played, looking before every one.
+
+        In a suite that does not repeat episodes, it may not have ended when they are used up.
+        """
         ahead = iter(actions)
-        return record(self._env(spec.task), lambda env: next(ahead), spec, source="policy")
+        with _playing(spec):
+            env = self._env(spec.task)
+            return record(env, lambda env: next(ahead), spec, "policy", most=len(actions))
 
     def close(self) -> None:
         """Close every simulator."""
@@ -195,12 +234,28 @@ class SlotPool:
         self.timing.add("render", time.perf_counter() - moved)
 
 
-def record(env: SimEnv, expert: Expert, spec: EpisodeSpec, source: str = "expert") -> Demonstration:
-    """Let an expert play one episode, looking before every action."""
+def record(
+    env: SimEnv,
+    expert: Expert,
+    spec: EpisodeSpec,
+    source: str = "expert",
+    most: int | None = None,
+) -> Demonstration:
+    """Let an expert play one episode, looking before every action.
+
+    Args:
+        env: A simulator of the spec's task.
+        expert: Who acts.
+        spec: The start.
+        source: Name of who acts, for the demonstration.
+        most: Actions after which it is over even if the simulator says nothing of an end.
+    """
     env.start(spec.seed)
-    looks, actions, rewards = [], [], []
+    looks: list[Observation] = []
+    actions: list[Floats] = []
+    rewards: list[float] = []
     outcome = Outcome(0.0, False, False, False, 0.0)
-    while not (outcome.terminated or outcome.truncated):
+    while not (outcome.terminated or outcome.truncated) and len(actions) != most:
         looks.append(env.observe())
         actions.append(np.clip(expert(env), -1.0, 1.0).astype(np.float32))
         outcome = env.advance(actions[-1])

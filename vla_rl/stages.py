@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from vla_rl import checkpoint, hub, plugins
+from vla_rl import checkpoint, hub, plugins, resuming
 from vla_rl.chunks import ChunkDataset
 from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.config import World, to_json, write_world
@@ -27,6 +28,7 @@ from vla_rl.demos import DemoSet
 from vla_rl.distributed import ALONE, Ranks
 from vla_rl.episode_end import EpisodeEnd, Pays, Reward, end_of
 from vla_rl.evaluate import EvalConfig, evaluate, resolve
+from vla_rl.held_out import Split, held_out, split
 from vla_rl.interruption import Interruption
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.metrics import MetricsWriter, NoMetrics, Progress, outcome, outcomes_by_task
@@ -153,6 +155,7 @@ def new_folder(folder: Path, command: Any, resume: bool) -> None:
     Raises:
         FileExistsError: If the folder holds a run and ``resume`` is off.
         OSError: If there is too little disk space.
+        ValueError: If ``resume`` is on and something differs that may not.
     """
     if not resume and (folder / "config.json").exists():
         raise FileExistsError(
@@ -160,7 +163,7 @@ def new_folder(folder: Path, command: Any, resume: bool) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.free_space_check(folder, SPACE_FOR_A_RUN)
-    config = {"command": type(command).__module__.rpartition(".")[2], **to_json(command)}
+    config = resuming.configuration(folder, command, resume)
     checkpoint.write_json(folder / "config.json", config)
 
 
@@ -296,6 +299,39 @@ def fitting_demos(folder: Path, world: World) -> DemoSet:
     return demos
 
 
+def required_demos(demos: DemoSet | None, anchor: AnchorConfig) -> DemoSet:
+    """The demonstrations that an anchor holds on to.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if demos is None:
+        raise ValueError(f"anchor.coef {anchor.coef} needs --demos to hold on to")
+    if not len(demos):
+        raise ValueError(
+            f"anchor.coef {anchor.coef} needs demonstrations to hold on to, and {demos.path} holds "
+            "none: record some, or set --anchor.coef 0"
+        )
+    return demos
+
+
+def check_demos(demos: DemoSet, world: World, config: SFTConfig, seed: int) -> None:
+    """Require demonstrations of the world's tasks, enough to hold some out if that is wanted.
+
+    Raises:
+        ValueError: If there are none, or too few.
+    """
+    wanted = {task.id for task in world.resolved()}
+    specs = [spec for spec in demos.specs() if spec.task.id in wanted]
+    if not specs:
+        there = sorted({spec.task.id for spec in demos.specs()})
+        raise ValueError(
+            f"{demos.path} holds no demonstration of {', '.join(sorted(wanted))}; it has: "
+            f"{', '.join(there) or 'none at all'}"
+        )
+    held_out(specs, config.validation_share, seed)
+
+
 def record_stage(
     collector: Collector, demos: DemoSet, world: World, counts: Sequence[int], first: int
 ) -> None:
@@ -335,15 +371,15 @@ def clone_stage(
 ) -> None:
     """Clone the demonstrations of the world's tasks into a policy with fresh weights."""
     recorded = demos.load([task.id for task in world.resolved()])
-    data = ChunkDataset(recorded, policy.chunk)
-    policy.fit_statistics(data.obs.state)
+    data = split(recorded, policy.chunk, config.validation_share, seed)
+    policy.fit_statistics(data.learned.obs.state)
     supervised_stage(run, policy, data, config, seed, resume, "clone")
 
 
 def supervised_stage(
     run: Run,
     policy: PolicyBase,
-    data: ChunkDataset,
+    data: Split,
     config: SFTConfig,
     seed: int,
     resume: bool,
@@ -351,16 +387,18 @@ def supervised_stage(
 ) -> None:
     """Supervised fine-tuning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
+    Where demonstrations are held out, the policy has the best weights by their loss in the end.
+
     Args:
         run: Where checkpoints and metrics go.
         policy: What is trained; its proprioception statistics stay as they are.
-        data: What to imitate.
+        data: What to imitate, and what is held out.
         config: How.
         seed: Of order, augmentation and a head's noise.
         resume: Whether to go on from the newest valid checkpoint.
         title: Of the progress line.
     """
-    cloning = Cloning(policy, data, config, seed)
+    cloning = Cloning(policy, data.learned, config, seed, data.held_out)
     root = run.folder / "checkpoints"
     if resume and (state := _restored(root, cloning.learner)):
         cloning.load_state_dict(state["cloning"])
@@ -373,7 +411,7 @@ def supervised_stage(
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             progress.advance(f"loss {metrics['sft/loss']:.4f}")
-            if step % 10 == 0:
+            if step % 10 == 0 or "sft/validation_loss" in metrics:
                 run.metrics.write(step, metrics)
             if interruption.wanted():
                 save()
@@ -382,6 +420,13 @@ def supervised_stage(
                 save()
 
         cloning.run(on_step)
+    if cloning.validation is not None and (best := cloning.validation.best) is not None:
+        numbers = {"sft/best_step": best.step, "sft/best_validation_loss": best.loss}
+        run.metrics.write(cloning.step, numbers)
+        print(
+            f"{title}: the weights of step {best.step} are kept, of {cloning.step}: their held-out "
+            f"loss is the lowest, {best.loss:.4f}"
+        )
 
 
 # --------------------------------------------------------------------------------------- evaluate
@@ -435,11 +480,14 @@ def improve_stage(
 ) -> None:
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
-    With an anchor in the recipe, ``demos`` are what it holds on to. A ``keeper`` sees every episode
-    that is played for training; ``statistics`` of the proprioception met so far go on if they are
-    given. Where the recipe asks for evaluations on validation starts, the
-    policy that did best is kept in the run's folder ``best``. Of several ranks only the main one
-    writes and talks.
+    With an anchor in the recipe, ``demos`` are what it holds on to: all of them, also those of
+    tasks that are not practised. A ``keeper`` sees every episode that is played for training;
+    ``statistics`` of the proprioception met so far go on if they are given. Where the recipe asks
+    for evaluations on validation starts, the policy that did best is kept in the run's folder
+    ``best``. Of several ranks only the main one writes and talks.
+
+    Raises:
+        ValueError: If there is an anchor and nothing to hold on to.
     """
     policy.remember([task.instruction for task in world.resolved()])
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
@@ -448,9 +496,9 @@ def improve_stage(
     if recipe.algorithm.uses_reference:
         # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
         learner.reference = frozen_copy(policy)
-    if recipe.anchor.coef > 0 and demos is not None:
-        data = ChunkDataset(demos.load([t.id for t in world.resolved()]), policy.chunk)
-        learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed)
+    if recipe.anchor.coef > 0:
+        data = ChunkDataset(required_demos(demos, recipe.anchor).load(), policy.chunk)
+        learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed, ranks)
     loop = Loop(
         collector,
         learner,
@@ -467,7 +515,7 @@ def improve_stage(
     validation = validation_of(collector, policy, world, recipe.train, ranks)
     if resume:
         load_checkpoint(run_, loop, validation)
-    saved = loop.iteration
+    saved, whole = loop.iteration, WholeIteration.of(loop, validation)
 
     def save() -> None:
         nonlocal saved
@@ -485,8 +533,11 @@ def improve_stage(
     with _progress_of(loop) as progress, Interruption(ranks.is_main) as interruption:
 
         def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
+            nonlocal whole
             is_best = validation.after_iteration(loop, metrics)
-            run_.metrics.write(loop.iteration, metrics)
+            whole = WholeIteration.of(loop, validation)
+            kept = {} if keeper is None else keeper.metrics()
+            run_.metrics.write(loop.iteration, {**metrics, **kept})
             text = "  ".join(filter(None, [_describe(metrics), validation.text]))
             progress.advance(text, _extent(loop)[0] - progress.done)
             # With a best policy a checkpoint that knows of it, or a run that goes on from an older
@@ -496,7 +547,12 @@ def improve_stage(
             if is_best:
                 keep_best()
 
-        run(loop, on_iteration, lambda: interruption.wanted() or validation.gives_up)
+        try:
+            run(loop, on_iteration, lambda: interruption.wanted() or validation.gives_up)
+        except Exception:
+            if ranks.is_main:  # the others may be gone
+                print(whole.rescued(run_, loop, saved), file=sys.stderr)
+            raise
         save()
         wanted = ranks.anyone(interruption.wanted())
     if wanted:
@@ -525,6 +581,49 @@ def validation_of(
         return evaluate(collector, policy, world, starts, renderer=drawn_by, ranks=ranks)[0]
 
     return Validation(config, play)
+
+
+@dataclass(frozen=True)
+class WholeIteration:
+    """The state of a loop between iterations, besides weights and optimizer.
+
+    An error in the middle of an iteration leaves draws of starts behind, and the weights as they
+    were unless the update had begun.
+
+    Attributes:
+        iteration: Iterations done.
+        gradient_steps: The learner's.
+        progress: What a checkpoint holds of the loop and of random generators.
+    """
+
+    iteration: int
+    gradient_steps: int
+    progress: dict[str, object]
+
+    @classmethod
+    def of(cls, loop: Loop, validation: Validation) -> WholeIteration:
+        """That of a loop that has just done an iteration, or none yet."""
+        progress: dict[str, object] = {
+            "loop": loop.state_dict(),
+            "validation": validation.state_dict(),
+            "rng": checkpoint.capture_rng(),
+        }
+        return cls(loop.iteration, loop.learner.steps, copy.deepcopy(progress))
+
+    def rescued(self, run_: Run, loop: Loop, saved: int) -> str:
+        """Save it after an error, if that can be done; returns how to go on.
+
+        Args:
+            run_: Where the checkpoint goes.
+            loop: Its weights and optimizer.
+            saved: Iteration of the newest checkpoint, 0 if there is none.
+        """
+        root = run_.folder / "checkpoints"
+        if loop.learner.steps == self.gradient_steps and self.iteration > saved:
+            _save(root, self.iteration, loop.learner, self.progress)
+            saved = self.iteration
+        where = f"goes on after iteration {saved}, saved in {root}" if saved else "starts it again"
+        return f"an error ended the run after iteration {self.iteration}; --resume {where}"
 
 
 def save_checkpoint(run_: Run, loop: Loop, validation: Validation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,12 +11,23 @@ from vla_rl.collector import Collector
 from vla_rl.demos import DemoSet
 from vla_rl.types import Group, Trajectory
 
+FIRST = 5
+"""If none of so many episodes is solved again, the suite does not repeat episodes."""
+FEW, MANY = 20, 0.1
+"""Of at least so many episodes, this share may be dropped."""
+
 
 class Successes:
     """Keeps solved episodes of every iteration (a :class:`vla_rl.train.Keeper`).
 
     They are played again to record what was to be seen at every step, so they are demonstrations
-    like any other: with the actions that were executed, exploration noise included.
+    like any other: with the actions that were executed, exploration noise included. One that is
+    not solved when it is played again is dropped; many that are not end the run.
+
+    Attributes:
+        demos: Where they are.
+        retraced: Episodes that were played again.
+        unrepeated: How many of them were not solved then.
     """
 
     def __init__(self, demos: DemoSet, collector: Collector, per_iteration: int, seed: int) -> None:
@@ -28,6 +40,7 @@ class Successes:
             seed: Of the draw.
         """
         self.demos = demos
+        self.retraced = self.unrepeated = 0
         self._collector, self._most, self._seed = collector, per_iteration, seed
 
     def keep(self, groups: Sequence[Group], iteration: int) -> None:
@@ -40,25 +53,44 @@ class Successes:
         self.add(solved)
 
     def add(self, solved: Sequence[Trajectory]) -> None:
-        """Append solved episodes.
+        """Append solved episodes, except those that are not solved when they are played again.
 
         Raises:
-            ValueError: If one is not solved when it is played again.
+            ValueError: If those are more than a tenth, or all of the first few.
         """
         recorded = self._collector.retrace(solved)
-        for demonstration in recorded:
-            if not demonstration.success:
-                raise ValueError(
-                    f"{demonstration.spec} was solved, but not when its actions were played again: "
-                    "this suite does not repeat episodes (`vla-rl check` finds out why), so "
-                    "successes cannot be kept"
-                )
-        self.demos.append(recorded)
+        lost = [demonstration.spec for demonstration in recorded if not demonstration.success]
+        self.retraced += len(recorded)
+        self.unrepeated += len(lost)
+        if lost:
+            self._complain(f"{lost[0]} was solved, but not when its actions were played again")
+        self.demos.append([demonstration for demonstration in recorded if demonstration.success])
+
+    def _complain(self, what: str) -> None:
+        share = f"{self.unrepeated} of {self.retraced} episodes so far"
+        none_repeats = self.retraced >= FIRST and self.unrepeated == self.retraced
+        if none_repeats or (self.retraced >= FEW and self.unrepeated > MANY * self.retraced):
+            raise ValueError(
+                f"{what}, as were {share}: this suite does not repeat episodes (`vla-rl check` "
+                "finds out why), so successes cannot be kept"
+            )
+        warnings.warn(f"{what}; it is not kept, as were {share}", stacklevel=4)
+
+    def metrics(self) -> dict[str, float]:
+        """How many are kept, and how many were dropped."""
+        return {"keeper/kept": len(self.demos), "keeper/unrepeated": self.unrepeated}
 
     def state_dict(self) -> dict[str, object]:
-        """How many are kept."""
-        return {"episodes": len(self.demos)}
+        """How many are kept, and how many were played again and dropped."""
+        return {
+            "episodes": len(self.demos),
+            "retraced": self.retraced,
+            "unrepeated": self.unrepeated,
+        }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Forget those that were kept later."""
         self.demos.truncate(int(str(state["episodes"])))
+        # Runs of earlier versions counted neither.
+        self.retraced = int(str(state.get("retraced", state["episodes"])))
+        self.unrepeated = int(str(state.get("unrepeated", 0)))

@@ -97,6 +97,9 @@ class Keeper(Protocol):
     def keep(self, groups: Sequence[Group], iteration: int) -> None:
         """Look at everything that was played in an iteration."""
 
+    def metrics(self) -> dict[str, float]:
+        """What to log, by names that begin with ``keeper/``."""
+
     def state_dict(self) -> dict[str, object]:
         """JSON-able state for resuming."""
 
@@ -334,6 +337,7 @@ class Loop:
             "train/env_steps": self.env_steps,
             "train/episodes": self.episodes,
             "train/workers_lost": sum(self.learner.ranks.everything([self.collector.lost])),
+            "train/episodes_retried": sum(self.learner.ranks.everything([self.collector.retried])),
         }
 
     def state_dict(self) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """Worker processes that survive what simulators do: they are watched, restarted and re-run.
 
 Nothing here imports torch. A worker answers jobs one after the other; the parent sees its answers,
-its signs of life, its exceptions (raised in the parent), its death and its silence (both answered
-by a restart and the same job again).
+its signs of life, its exceptions, its death and its silence. The last three are answered by a fresh
+worker and the same job again; an exception that comes back, or comes often, is raised in the
+parent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 
 from vla_rl.messages import receive, send
-from vla_rl.simulation import SlotPool, replay
+from vla_rl.simulation import EpisodeFailed, SlotPool, replay
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
 
 
@@ -36,11 +37,65 @@ class Job(NamedTuple):
 
 
 class WorkerFailed(RuntimeError):
-    """A worker raised an exception (its traceback is the message); running again would not help."""
+    """A worker raised an exception; its traceback is the message.
+
+    Attributes:
+        what: The episode that failed or, outside of one, the job.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
 
 
 class WorkerLost(RuntimeError):
     """A worker died or fell silent."""
+
+
+MOST_FAILURES = 3
+"""In one call of the collector, and over a short run."""
+MOST_FAILING = 0.1
+"""Share of all jobs of a longer run."""
+
+
+@dataclass
+class Failures:
+    """How often simulators raised. Now and then one does; often means that something is wrong.
+
+    Attributes:
+        jobs: Jobs that were given so far.
+        total: How many of them failed and were to be run again.
+        lately: How many of them since :meth:`begin`.
+    """
+
+    jobs: int = 0
+    total: int = 0
+    lately: int = 0
+
+    def begin(self) -> None:
+        """Another call of the collector, for instance another iteration of training."""
+        self.lately = 0
+
+    def count(self, error: WorkerFailed, before: str | None) -> None:
+        """Count a failure; return if the job should be run again.
+
+        Args:
+            error: The failure.
+            before: What failed last in the same job.
+
+        Raises:
+            WorkerFailed: If the same episode failed before, or too many did.
+        """
+        if error.what == before:
+            raise error
+        self.total += 1
+        self.lately += 1
+        if self.lately > MOST_FAILURES or self.total > max(MOST_FAILURES, MOST_FAILING * self.jobs):
+            raise WorkerFailed(
+                f"{error}\n{self.total} failures in {self.jobs} jobs, {self.lately} of them just "
+                "now: too many to go on by running them again",
+                error.what,
+            ) from error
 
 
 Beat = Callable[[object], None]
@@ -218,8 +273,9 @@ def _answer(worker: object, job: Job) -> tuple[str, object]:
         return "done", getattr(worker, job.method)(*job.arguments)
     except (BrokenPipeError, ConnectionResetError):
         raise
-    except Exception:
-        return "failed", traceback.format_exc()
+    except Exception as error:
+        what = str(error.spec) if isinstance(error, EpisodeFailed) else job.method
+        return "failed", (what, traceback.format_exc())
 
 
 @dataclass
@@ -238,6 +294,10 @@ class Crew:
         timeout: Seconds of silence while busy after which a worker counts as hung.
         preload: Modules that the fork server imports once, so that workers start at once.
         restarts: How often one worker may be lost on the same job before giving up.
+
+    Attributes:
+        lost: How many workers died or hung and were replaced.
+        failures: Jobs that raised and were run again.
     """
 
     def __init__(
@@ -255,6 +315,7 @@ class Crew:
         self._context.set_forkserver_preload(["__main__", *preload])
         self._members = [self._hire() for _ in range(count)]
         self.lost = 0
+        self.failures = Failures()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -269,14 +330,19 @@ class Crew:
     ) -> list[object]:
         """Give job i to worker i, wait for all and return their answers.
 
+        A job that raises is run again by a fresh worker, which is counted in ``failures``.
+
         Raises:
-            WorkerFailed: If a worker raised.
+            WorkerFailed: If the same episode (or the same job outside of one) raised twice, or too
+                many did.
             WorkerLost: If a worker was lost more than ``restarts`` times on its job.
         """
         if len(jobs) > len(self._members):
             raise ValueError(f"{len(jobs)} jobs for {len(self._members)} workers")
         answers: dict[int, object] = {}
         losses = [0] * len(jobs)
+        failed: dict[int, str] = {}
+        self.failures.jobs += len(jobs)
         waiting = dict(enumerate(jobs))
         for index, job in waiting.items():
             self._send_or_replace(index, job)
@@ -288,8 +354,13 @@ class Crew:
                     losses[index] += 1
                     if losses[index] > self._restarts:
                         raise
-                    self.replace(index)
-                    self._send_or_replace(index, waiting[index])
+                    self.lost += 1
+                    self._again(index, waiting[index])
+                    continue
+                except WorkerFailed as error:
+                    self.failures.count(error, failed.get(index))
+                    failed[index] = error.what
+                    self._again(index, waiting[index])
                     continue
                 if kind == "beat":
                     on_beat(index, payload)
@@ -331,12 +402,12 @@ class Crew:
         member.heard = time.monotonic()
         kind, payload = cast("tuple[str, object]", message)
         if kind == "failed":
-            raise WorkerFailed(f"worker {index} failed:\n{payload}")
+            what, raised = cast("tuple[str, str]", payload)
+            raise WorkerFailed(f"worker {index} failed:\n{raised}", what)
         return kind, payload
 
     def replace(self, index: int) -> None:
         """Kill a worker, if it still lives, and start another in its place."""
-        self.lost += 1
         self._dismiss(self._members[index])
         self._members[index] = self._hire()
 
@@ -351,10 +422,15 @@ class Crew:
             self._dismiss(member)
         self._members = []
 
+    def _again(self, index: int, job: Job) -> None:
+        self.replace(index)
+        self._send_or_replace(index, job)
+
     def _send_or_replace(self, index: int, job: Job) -> None:
         try:
             self.send(index, job)
         except WorkerLost:
+            self.lost += 1
             self.replace(index)
             self.send(index, job)
 

@@ -1,4 +1,4 @@
-"""point_reach whose first step in the first process goes wrong, once, in a chosen way."""
+"""point_reach in which something goes wrong, in a chosen way."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from vla_rl.types import Floats, Spaces, Task
 class Settings:
     image_size: int = 16
     trouble: str = "none"
-    """none, die, hang or raise."""
+    """none; die, hang or raise, once at the first step in the first process; raise_again, at every
+    step; raise_first, at the first start from every seed."""
     marker: str = ""
-    """A file that is made when the trouble happened."""
+    """A file that is made when the trouble happened, with raise_first one for each seed."""
 
 
 def tasks() -> tuple[Task, ...]:
@@ -37,16 +38,27 @@ def make(task: Task, settings: Settings) -> FragileReach:
 
 class FragileReach(point_reach.PointReach):
     def __init__(self, task: Task, inner: point_reach.Settings, settings: Settings) -> None:
-        super().__init__(task, inner)
         self._trouble = settings
+        super().__init__(task, inner)
+
+    def start(self, seed: int) -> float:
+        marker = Path(f"{self._trouble.marker}-{seed}")
+        # A simulator is made with a start from 0.
+        if self._trouble.trouble == "raise_first" and seed and not marker.exists():
+            marker.touch()
+            raise RuntimeError("the camera saw nothing")
+        return super().start(seed)
 
     def advance(self, action: Floats) -> Outcome:
-        self._misbehave_once()
+        if self._trouble.trouble == "raise_again":
+            raise ValueError(f"an action of {len(action)} numbers does not suit the gripper")
+        if self._trouble.trouble in ("die", "hang", "raise"):
+            self._misbehave_once()
         return super().advance(action)
 
     def _misbehave_once(self) -> None:
         kind, marker = self._trouble.trouble, Path(self._trouble.marker)
-        if kind == "none" or marker.exists():
+        if marker.exists():
             return
         marker.touch()
         if kind == "die":

@@ -15,6 +15,7 @@ from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World
 from vla_rl.demos import DemoSet
 from vla_rl.evaluate import EvalConfig
+from vla_rl.held_out import held_out
 from vla_rl.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
@@ -22,6 +23,7 @@ from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.statistics import EvalResult
 from vla_rl.tables import show_comparison, show_kept
 from vla_rl.train import TrainConfig
+from vla_rl.types import EpisodeSpec
 from vla_rl.workers import cores
 
 STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
@@ -75,6 +77,7 @@ class Command:
         began = time.perf_counter()
         spaces = stages.checked_spaces(self.world)
         counts = stages.episodes_by_task(self.world, self.demos)
+        self._check_validation(counts)
         recipe = stages.Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
@@ -102,6 +105,15 @@ class Command:
         show_kept(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")
         return 0
+
+    def _check_validation(self, counts: list[int]) -> None:
+        """Refuse to hold out demonstrations where too few will be recorded."""
+        starts = [
+            EpisodeSpec(task, start)
+            for task, count in zip(self.world.resolved(), counts, strict=True)
+            for start in range(count)
+        ]
+        held_out(starts, self.sft.validation_share, self.seed)
 
     def _record(self, run: stages.Run, collector: Collector, counts: list[int]) -> DemoSet:
         folder = run.folder / "demos"

@@ -12,6 +12,7 @@ from vla_rl import stages
 from vla_rl.algorithms.ppo import Algorithm as PPO
 from vla_rl.collector import RolloutConfig
 from vla_rl.config import World, read_world
+from vla_rl.held_out import held_out
 from vla_rl.ire_vla import METHODS, IReVLAConfig, Procedure
 from vla_rl.learner import LearnerConfig
 from vla_rl.policy import load_policy
@@ -55,7 +56,7 @@ class Command:
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(steps=300, lr=3e-4))
     """Stage 2 of each task."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """Holding on to the demonstrations in stage 1 already."""
+    """Holding on to the demonstrations, all of them, in stage 1 already."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0
@@ -69,6 +70,9 @@ class Command:
         spaces = stages.checked_spaces(self.world)
         stages.rewards_named(self.rewards)
         demos = stages.fitting_demos(self.demos, self.world)
+        held_out(demos.specs(), self.sft.validation_share, self.seed)
+        if self.anchor.coef > 0:
+            stages.required_demos(demos, self.anchor)
         policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
 
         def recipe(world: World, seed: int) -> stages.Recipe:

@@ -38,6 +38,7 @@ class Command:
         """Clone and save."""
         spaces = stages.checked_spaces(self.world)
         demos = stages.fitting_demos(self.demos, self.world)
+        stages.check_demos(demos, self.world, self.sft, self.seed)
         policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
         run = stages.new_run(self.out, self, self.resume)
         stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed, self.resume)

@@ -44,7 +44,7 @@ class Command:
     algo: Any = None
     """Settings of the algorithm."""
     demos: Path | None = None
-    """Demonstrations to hold on to, if `--anchor.coef` is above 0."""
+    """Demonstrations to hold on to, of whichever tasks, if `--anchor.coef` is above 0."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
     """Holding on to demonstrations."""
     curriculum: str = "frontier"
@@ -64,8 +64,6 @@ class Command:
 
     def run(self) -> int:
         """Train, with checkpoints, and save."""
-        if self.anchor.coef > 0 and self.demos is None:
-            raise ValueError(f"anchor.coef {self.anchor.coef} needs --demos to hold on to")
         spaces = stages.checked_spaces(self.world)
         recipe = stages.Recipe(
             algorithm=self.algo,
@@ -81,6 +79,8 @@ class Command:
             policy = self._start(spaces, device)
             demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
             stages.check_recipe(recipe, policy, self.world)
+            if self.anchor.coef > 0:
+                stages.required_demos(demos, self.anchor)
             run = stages.new_run(self.out, self, self.resume, ranks)
             with stages.open_collector(self.world, self.rollout, policy, ranks) as collector:
                 statistics = self._statistics(collector, policy)
