@@ -98,7 +98,9 @@ def _policy_folder(path: Path) -> Path:
 def _evaluations(folder: Path) -> list[Path]:
     """Evaluations beside a policy that can only be its own; says which it leaves out."""
     # A demo's evaluation before training is that of its clone, in sft/policy.
-    found = [p for p in sorted(folder.parent.glob("eval_*.json")) if p.stem != "eval_before"]
+    found = [
+        p for p in sorted(folder.parent.glob("eval_*.json")) if not p.stem.startswith("eval_before")
+    ]
     beside = [p.parent for p in folder.parent.glob("*/config.json") if "class" in _json(p)]
     if found and len(beside) > 1:
         print(
@@ -114,7 +116,7 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalResult]:
-    """Evaluations, the newest of each protocol."""
+    """Evaluations at every horizon at which they are told, the newest of each protocol."""
     newest: dict[str, EvalResult] = {}
     for path in paths:
         if not path.is_file():
@@ -126,7 +128,7 @@ def _read(paths: Sequence[Path]) -> list[EvalResult]:
             raise ValueError(
                 f"{path}: {error}; evaluate again, or name others with --evaluations"
             ) from error
-        newest[result.protocol_id] = result
+        newest |= {found.protocol_id: found for found in result.each_horizon()}
     return list(newest.values())
 
 
