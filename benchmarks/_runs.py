@@ -1,14 +1,22 @@
-"""Runs of the commands, for benchmarks that train; a run that is already there is not repeated."""
+"""Runs of the commands, for benchmarks that train; a run that is already there is not repeated.
+
+Policies are evaluated at a generous horizon, which says as well what they do within the one that
+they were trained for.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vla_rl.cli import main as vla_rl
 from vla_rl.metrics import FILE, read_metrics
-from vla_rl.statistics import EvalResult
+from vla_rl.statistics import EvalResult, compare
+
+GENEROUS = 200
+"""Environment steps of an evaluation; a task that takes an expert 80 can be solved in its time."""
 
 
 def command(*words: str | Path) -> None:
@@ -37,7 +45,12 @@ def cloned(folder: Path, seed: int, world: tuple[str, ...], demos: tuple[str, ..
 
 
 def trained(
-    folder: Path, start: Path, seed: int, *options: str, evaluation: tuple[str, ...] = ()
+    folder: Path,
+    start: Path,
+    seed: int,
+    *options: str,
+    evaluation: tuple[str, ...] = (),
+    max_steps: int = GENEROUS,
 ) -> EvalResult:
     """Train from a clone of :func:`cloned` with its demonstrations at hand, and evaluate.
 
@@ -47,27 +60,71 @@ def trained(
         seed: Of the run.
         options: Of the training.
         evaluation: Options of the evaluation.
+        max_steps: Its horizon; 0 for that of training.
 
     Returns:
         Success on held-out starts, also written to ``folder/eval_after.json``.
     """
-    result = folder / "eval_after.json"
-    if not result.exists():
+    if not (folder / "policy").exists():
         demos = start.parent.parent / "demos"
         words = ("--policy", start, "--demos", demos, "--seed", str(seed), "--out", folder)
         if (folder / "config.json").exists():
             command("train", "--out", folder, "--resume")
         else:
             command("train", *words, "--train.iterations", "100000", *options)
-        evaluated(folder / "policy", result, *evaluation)
+    return evaluated(
+        folder / "policy", folder / "eval_after.json", *evaluation, max_steps=max_steps
+    )
+
+
+def evaluated(policy: Path, result: Path, *options: str, max_steps: int = GENEROUS) -> EvalResult:
+    """Success of a policy on held-out starts, evaluated again if it was at another horizon.
+
+    Args:
+        policy: Its folder.
+        result: Where the result is or goes.
+        options: Of the evaluation.
+        max_steps: Its horizon; 0 for that of training.
+    """
+    if result.exists():
+        known = EvalResult.from_json(result.read_text())
+        if max_steps in (0, known.horizon):
+            return known
+    horizon = ("--eval.max-steps", str(max_steps))
+    command("eval", "--policy", policy, "--out", result, *horizon, *options)
     return EvalResult.from_json(result.read_text())
 
 
-def evaluated(policy: Path, result: Path, *options: str) -> EvalResult:
-    """Success of a policy on held-out starts."""
-    if not result.exists():
-        command("eval", "--policy", policy, "--out", result, *options)
-    return EvalResult.from_json(result.read_text())
+def both(result: EvalResult) -> tuple[EvalResult, EvalResult]:
+    """The result within the horizon of training and within the generous one."""
+    each = result.each_horizon()
+    return each[0], each[-1]
+
+
+def changes(before: EvalResult, after: EvalResult) -> dict[str, Any]:
+    """Success before and after RL by task and on the mean, with intervals and the difference.
+
+    Steps are those of solved episodes: mean, and median.
+    """
+    change = compare(before, after)
+    return {
+        "protocol_id": before.protocol_id,
+        "tasks": {
+            task: {
+                "before": list(was.rate),
+                "after": list(after.tasks[task].rate),
+                "difference": list(change.tasks[task]),
+                "steps": [was.solved_steps, after.tasks[task].solved_steps],
+                "median_steps": [was.median_steps, after.tasks[task].median_steps],
+            }
+            for task, was in before.tasks.items()
+        },
+        "mean": {
+            "before": list(before.mean),
+            "after": list(after.mean),
+            "difference": list(change.mean),
+        },
+    }
 
 
 def column(folder: Path, name: str) -> list[float]:
@@ -76,6 +133,6 @@ def column(folder: Path, name: str) -> list[float]:
     return [float(row[name]) for row in rows if name in row]
 
 
-def curve(folder: Path, pieces: int = 5) -> list[float]:
-    """Training success of a run in equal pieces of its iterations, from first to last."""
-    return [float(part.mean()) for part in np.array_split(column(folder, "train/success"), pieces)]
+def curve(folder: Path, pieces: int = 5, name: str = "train/success") -> list[float]:
+    """A metric of a run, training success by default, in equal pieces of its iterations."""
+    return [float(part.mean()) for part in np.array_split(column(folder, name), pieces)]

@@ -15,8 +15,9 @@ from typing import Any
 
 from benchmarks._cost import Cost, run
 from benchmarks._record import write
+from benchmarks._runs import GENEROUS, both, changes
 from vla_rl.policy import load_policy
-from vla_rl.statistics import EvalResult, compare
+from vla_rl.statistics import EvalResult
 
 WORLD = (
     *("--tasks", "drawer-open-v3", "door-open-v3", "push-v3"),
@@ -80,8 +81,7 @@ def one(
         "seed": seed,
         "parameters": sum(p.numel() for p in policy.parameters()),
         "parameters_of_backbone": sum(p.numel() for p in policy.vision.parameters()),
-        "before": list(before.mean),
-        "tasks_before": {task: list(result.rate) for task, result in before.tasks.items()},
+        **_success(before, "before"),
         "cost": {"sft": asdict(cloning)},
     }
     if budget is None:
@@ -89,17 +89,31 @@ def one(
     train: tuple[str | Path, ...] = ("--policy", start, *RL, *budget, "--out", folder / "rl")
     practice = run(folder / "rl_cost.json", "train", *words, *train)
     after = _evaluated(folder, "after", folder / "rl" / "policy")
+    (was, was_with_time), (now, now_with_time) = both(before), both(after)
     return found | {
-        "after": list(after.mean),
-        "difference": list(compare(before, after).mean),
-        "tasks_after": {task: list(result.rate) for task, result in after.tasks.items()},
+        **_success(after, "after"),
+        "difference": changes(was, now)["mean"]["difference"],
+        "difference_generous": changes(was_with_time, now_with_time)["mean"]["difference"],
+        "median_steps": [before.median_steps, after.median_steps],
         "cost": {"sft": asdict(cloning), "rl": asdict(practice)},
     }
 
 
+def _success(result: EvalResult, when: str) -> dict[str, Any]:
+    """Within the horizon of training, by task too, and within the generous one."""
+    short, generous = both(result)
+    return {
+        when: list(short.mean),
+        f"tasks_{when}": {task: list(found.rate) for task, found in short.tasks.items()},
+        f"generous_{when}": list(generous.mean),
+    }
+
+
 def _evaluated(folder: Path, when: str, policy: Path) -> EvalResult:
-    result = folder / f"eval_{when}.json"
-    run(folder / f"eval_{when}_cost.json", "eval", "--policy", policy, "--out", result)
+    name = f"eval_{when}_{GENEROUS}"
+    result = folder / f"{name}.json"
+    words = ("--policy", policy, "--out", result, "--eval.max-steps", str(GENEROUS))
+    run(folder / f"{name}_cost.json", "eval", *words)
     return EvalResult.from_json(result.read_text())
 
 
@@ -137,6 +151,7 @@ def main() -> None:
         "world": list(WORLD),
         "demos": list(DEMOS),
         "env_steps": given.env_steps,
+        "generous": GENEROUS,
         "rl": list(RL),
         "arms": {
             name: {"options": [*ARMS[name].network, *ARMS[name].cloning], "seeds": found}

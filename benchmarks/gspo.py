@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._record import write
-from benchmarks._runs import cloned, column, curve, evaluated, trained
+from benchmarks._runs import GENEROUS, both, cloned, column, curve, evaluated, trained
 from vla_rl.statistics import mean_interval
 
 WORLD = ("--tasks", "drawer-open-v3", "push-v3", "--max-steps", "100", "90")
@@ -40,7 +40,9 @@ def one(folder: Path, start: Path, seed: int, env_steps: int, *options: str) -> 
         for name, values in logged.items()
         if values
     }
-    return {"success": result.mean.value, "train_success": curve(folder), **means}
+    short, generous = both(result)
+    success = {"success": short.mean.value, "generous": generous.mean.value}
+    return {**success, "median_steps": result.median_steps, "train_success": curve(folder), **means}
 
 
 def main() -> None:
@@ -62,12 +64,25 @@ def main() -> None:
                 learn = ("--learner.lr", rate)
                 arms[label].append(one(folder, start, seed, given.env_steps, *options, *learn))
                 print(label, seed, arms[label][-1], flush=True)
-    over_seeds = {
-        label: list(mean_interval([seed["success"] for seed in seeds]))
-        for label, seeds in arms.items()
+    over_seeds, over_generous = (
+        {
+            label: list(mean_interval([seed[what] for seed in seeds]))
+            for label, seeds in arms.items()
+        }
+        for what in ("success", "generous")
+    )
+    short, generous = both(before)
+    result = {
+        "env_steps": given.env_steps,
+        "horizons": list(short.horizons.values()),
+        "generous": GENEROUS,
+        "clone": list(short.mean),
+        "clone_generous": list(generous.mean),
+        "arms": arms,
+        "over_seeds": over_seeds,
+        "over_seeds_generous": over_generous,
     }
-    setting = {"env_steps": given.env_steps, "clone": list(before.mean)}
-    print(write("gspo", {**setting, "arms": arms, "over_seeds": over_seeds}))
+    print(write("gspo", result))
 
 
 if __name__ == "__main__":

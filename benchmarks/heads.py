@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._record import write
-from benchmarks._runs import column, command, curve, evaluated
+from benchmarks._runs import GENEROUS, both, column, command, curve, evaluated
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.statistics import mean_interval
 from vla_rl.types import Observation
@@ -48,9 +48,12 @@ def one(folder: Path, demos: Path, seed: int, options: tuple[str, ...], given: A
         words = ("--policy", clone, *learn, "--algorithm", given.algorithm, *budget)
         command("train", *words, "--out", end, *(["--resume"] if end.exists() else []))
     after = evaluated(end / "policy", folder / "eval_after.json", *_episodes(given))
+    (was, was_with_time), (now, now_with_time) = both(before), both(after)
     return {
-        "before": before.mean.value,
-        "after": after.mean.value,
+        "before": was.mean.value,
+        "after": now.mean.value,
+        "generous": {"before": was_with_time.mean.value, "after": now_with_time.mean.value},
+        "median_steps": [before.median_steps, after.median_steps],
         "train_success": curve(end),
         "decisions_per_second": decisions_per_second(load_policy(clone)),
         **updates(end),
@@ -86,6 +89,11 @@ def decisions_per_second(policy: PolicyBase) -> float:
     return ROWS * REPEATS / (time.perf_counter() - began)
 
 
+def _means(seeds: list[Any]) -> dict[str, Any]:
+    """Over seeds, with Student's t interval."""
+    return {w: list(mean_interval([seed[w] for seed in seeds])) for w in ("before", "after")}
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -109,12 +117,13 @@ def main() -> None:
             heads[name].append(one(folder, demos, seed, options, given))
             print(seed, name, heads[name][-1], flush=True)
     means = {
-        name: {w: list(mean_interval([s[w] for s in found])) for w in ("before", "after")}
+        name: _means(found) | {"generous": _means([seed["generous"] for seed in found])}
         for name, found in heads.items()
         if given.seeds > 1
     }
     settings = {k: v for k, v in vars(given).items() if k not in ("out", "seeds")}
-    whole = {"task": TASK, "horizon": int(HORIZON), **settings, "heads": heads}
+    horizons = {"horizon": int(HORIZON), "generous": GENEROUS}
+    whole = {"task": TASK, **horizons, **settings, "heads": heads}
     print(write("heads", {**whole, "over_seeds": means}))
 
 

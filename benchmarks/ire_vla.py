@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks._cost import run
 from benchmarks._record import write
+from benchmarks._runs import both
 from vla_rl.config import World
 from vla_rl.statistics import EvalResult, mean_interval
 from vla_rl.workers import cores
@@ -47,6 +48,7 @@ class Size:
         unseen: Those that are only evaluated.
         demos: Demonstrations of each expert task.
         horizon: Environment steps of an episode.
+        generous: Environment steps of an episode of the evaluation.
         network: Options of the network.
         sft: Options of stage 0 besides the shared ones.
         consolidate: Options of stage 2 besides the shared ones.
@@ -60,6 +62,7 @@ class Size:
     unseen: tuple[str, ...]
     demos: int
     horizon: int
+    generous: int
     sft: tuple[str, ...]
     consolidate: tuple[str, ...]
     practice: tuple[str, ...]
@@ -90,6 +93,7 @@ SIZES = {
         ),
         demos=10,
         horizon=150,
+        generous=300,
         sft=("--sft.steps", "1000"),
         consolidate=("--sft.steps", "400", "--sft.lr", "3e-4"),
         practice=(*_OFTEN, "--train.env-steps", "120000"),
@@ -102,6 +106,7 @@ SIZES = {
         unseen=("ire-unseen",),
         demos=50,
         horizon=200,
+        generous=500,
         sft=("--sft.steps", "20000", "--sft.lr", "2e-4"),
         consolidate=("--sft.steps", "4000", "--sft.lr", "1e-4"),
         practice=(*_OFTEN, "--train.env-steps", "500000"),
@@ -115,6 +120,7 @@ SIZES = {
         unseen=("slide-cabinet-yellow",),
         demos=20,
         horizon=80,
+        generous=200,
         sft=("--sft.steps", "1200"),
         consolidate=("--sft.steps", "400", "--sft.lr", "3e-4"),
         practice=(*_OFTEN, "--train.env-steps", "100000"),
@@ -128,6 +134,7 @@ SIZES = {
         unseen=("ire-unseen",),
         demos=50,
         horizon=80,
+        generous=200,
         sft=("--sft.steps", "20000", "--sft.lr", "2e-4"),
         consolidate=("--sft.steps", "4000", "--sft.lr", "1e-4"),
         practice=(*_OFTEN, "--train.env-steps", "500000"),
@@ -164,12 +171,22 @@ def improved(folder: Path, size: Size, arm: str, seed: int, workers: int) -> Pat
 
 def evaluated(policy: Path, size: Size, episodes: int, workers: int) -> EvalResult:
     """Success on all tasks."""
-    out = policy.parent / "eval.json"
+    name = f"eval_{size.generous}"
+    out = policy.parent / f"{name}.json"
     tasks = (*size.expert, *size.rl, *size.unseen)
     words = ("--tasks", *tasks, "--max-steps", str(size.horizon))
+    time = ("--eval.max-steps", str(size.generous))
     count = ("--eval.episodes-per-task", str(episodes), "--rollout.workers", str(workers))
-    run(policy.parent / "eval_cost.json", "eval", "--policy", policy, "--out", out, *words, *count)
+    note = policy.parent / f"{name}_cost.json"
+    run(note, "eval", "--policy", policy, "--out", out, *words, *time, *count)
     return EvalResult.from_json(out.read_text())
+
+
+def both_rates(size: Size, result: EvalResult) -> dict[str, float]:
+    """:func:`rates` within the horizon of training, and of the groups within the generous one."""
+    short, generous = both(result)
+    with_time = rates(size, generous)
+    return {**rates(size, short), **{f"generous_{group}": with_time[group] for group in GROUPS}}
 
 
 def rates(size: Size, result: EvalResult) -> dict[str, float]:
@@ -208,7 +225,7 @@ def main() -> None:
             clone(folders[seed], size, seed, workers)
         else:
             policy = improved(folders[seed], size, arm, seed, workers)
-        found = rates(size, evaluated(policy, size, given.episodes, workers))
+        found = both_rates(size, evaluated(policy, size, given.episodes, workers))
         print(seed, arm, {group: round(found[group], 3) for group in GROUPS}, flush=True)
         return found
 

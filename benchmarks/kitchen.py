@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._record import write
-from benchmarks._runs import command, evaluated, trained
-from vla_rl.statistics import compare, comparison_rows, mean_interval
+from benchmarks._runs import GENEROUS, both, changes, command, evaluated, trained
+from vla_rl.statistics import EvalResult, compare, comparison_rows, mean_interval
 
 SUITE = ("--env", "franka_kitchen")
 # A step is 80 ms, eight times one of Meta-World: short chunks, little noise.
@@ -36,6 +36,8 @@ class Arm:
         env_steps: Environment steps of RL.
         episodes: Held-out starts of each task.
         options: Of the training, besides those of all arms.
+        generous: Horizon of the evaluation; 0 for that of training. A sequence has that alone: when
+            its parts were completed is not kept.
     """
 
     tasks: tuple[str, ...]
@@ -45,6 +47,7 @@ class Arm:
     env_steps: int
     episodes: int
     options: tuple[str, ...] = ()
+    generous: int = 0
 
     @property
     def world(self) -> tuple[str, ...]:
@@ -62,6 +65,7 @@ ARMS = {
         env_steps=200_000,
         episodes=100,
         options=("--algorithm", "dapo"),
+        generous=GENEROUS,
     ),
     "sequence": Arm(
         ("kitchen-burners",),
@@ -96,9 +100,22 @@ def one_seed(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
     """Before and after, measure by measure."""
     start = cloned(out, arm, seed)
     episodes = ("--eval.episodes-per-task", str(arm.episodes))
-    before = evaluated(start, out / "eval_before.json", *episodes)
+    time = arm.generous
+    before = evaluated(start, out / "eval_before.json", *episodes, max_steps=time)
     budget = ("--train.env-steps", str(arm.env_steps))
-    after = trained(out / "rl", start, seed, *RECIPE, *arm.options, *budget, evaluation=episodes)
+    how = (*RECIPE, *arm.options, *budget)
+    after = trained(out / "rl", start, seed, *how, evaluation=episodes, max_steps=time)
+    (was, was_with_time), (now, now_with_time) = both(before), both(after)
+    found = {"seed": seed, **measured(was, now)}
+    if time:
+        found["generous"] = changes(was_with_time, now_with_time)["mean"]
+        found["median_steps"] = [before.median_steps, after.median_steps]
+    print(seed, f"{was.mean.value:.3f} -> {now.mean.value:.3f}", flush=True)
+    return found
+
+
+def measured(before: EvalResult, after: EvalResult) -> dict[str, Any]:
+    """Every measure before and after, and the mean."""
     measures = {
         row.name: {
             "before": list(row.before),
@@ -113,14 +130,15 @@ def one_seed(out: Path, arm: Arm, seed: int) -> dict[str, Any]:
         "after": list(after.mean),
         "difference": list(compare(before, after).mean),
     }
-    print(seed, f"{before.mean.value:.3f} -> {after.mean.value:.3f}", flush=True)
-    return {"seed": seed, "protocol": before.protocol_id, "measures": measures, "mean": mean}
+    return {"protocol": before.protocol_id, "measures": measures, "mean": mean}
 
 
 def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean of every measure over seeds, with Student's t interval."""
     rows = {name: [seed["measures"][name] for seed in seeds] for name in seeds[0]["measures"]}
     rows["mean"] = [seed["mean"] for seed in seeds]
+    if "generous" in seeds[0]:
+        rows["generous"] = [seed["generous"] for seed in seeds]
     return {
         name: {
             when: list(mean_interval([row[when][0] for row in of_seeds]))

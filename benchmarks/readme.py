@@ -41,31 +41,69 @@ def origin(result: dict[str, Any]) -> str:
     return f"Measured {result['date']} at `{result['git']}` on {where}, no GPU."
 
 
+ONE_HORIZON = "Only one horizon was measured: slowness counts as failure."
+
+
+def within(*horizons: int) -> str:
+    """``within 100/90/90 steps``."""
+    shown = horizons[:1] if len(set(horizons)) == 1 else horizons
+    return f"within {'/'.join(map(str, shown))} steps"
+
+
+def median(steps: list[float | None]) -> str:
+    """``92 → 61``, a dash where nothing was solved."""
+    return " → ".join("-" if each is None else f"{each:.0f}" for each in steps)
+
+
 def main_job(result: dict[str, Any]) -> str:
-    """Success before and after."""
-    seeds = result["seeds"]
-    rows = [["task", "seed", "clone", "after RL", "difference in points"]]
+    """Success before and after, within the horizon of training and with time to spare."""
+    seeds, over = result["seeds"], result["over_seeds"]
+    world = result["config"]["world"]
+    timed = "generous" in seeds[0]
+    columns = ["clone", "after RL", "difference in points"]
+    rows = [["task", "seed", *columns]]
+    if timed:
+        short, long = within(*world["max_steps"]), within(seeds[0]["generous"]["horizon"])
+        named = [f"{column}, {when}" for when in (short, long) for column in columns]
+        rows = [["task", "seed", *named, "median steps when solved"]]
+
+    def cells(found: dict[str, Any], with_time: dict[str, Any] | None, steps: str) -> list[str]:
+        return [*_three(found), *([*_three(with_time), steps] if with_time is not None else [])]
+
     for task in seeds[0]["tasks"]:
         for seed in seeds:
-            found = seed["tasks"][task]
-            numbers = [percent(found["before"]), percent(found["after"])]
-            rows.append([task, str(seed["seed"]), *numbers, points(found["difference"])])
-    for task, found in result["over_seeds"].get("tasks", {}).items():
-        rows.append([f"**{task}**", f"mean of {len(seeds)}", *_three(found)])
-    if result["over_seeds"]:
-        rows.append(
-            ["**mean over tasks**", f"mean of {len(seeds)}", *_three(result["over_seeds"]["mean"])]
-        )
+            with_time = seed["generous"]["tasks"][task] if timed else None
+            steps = median(with_time["median_steps"]) if with_time else ""
+            numbers = cells(seed["tasks"][task], with_time, steps)
+            rows.append([task, str(seed["seed"]), *numbers])
+    for task, found in over.get("tasks", {}).items():
+        with_time = over["generous"]["tasks"][task] if timed else None
+        rows.append([f"**{task}**", f"mean of {len(seeds)}", *cells(found, with_time, "")])
+    if over:
+        with_time = over["generous"]["mean"] if timed else None
+        mean = cells(over["mean"], with_time, "")
+        rows.append(["**mean over tasks**", f"mean of {len(seeds)}", *mean])
     minutes = ", ".join(f"{seed['seconds'] / 60:.1f}" for seed in seeds)
-    world = result["config"]["world"]
     horizons = zip(world["tasks"], world["max_steps"], strict=True)
-    within = ", ".join(f"{task} {steps}" for task, steps in horizons)
+    each = ", ".join(f"{task} {steps}" for task, steps in horizons)
+    what = (
+        "the same episodes with time to spare beside"
+        if timed
+        else f"{ONE_HORIZON[0].lower()}{ONE_HORIZON[1:-1]}"
+    )
     note = (
-        f"Success within a fixed horizon ({within} steps) on 100 held-out starts of each task; "
-        f"95 % intervals (Wilson, paired Newcombe; over seeds Student's t). Wall time from command "
-        f"to summary: {minutes} minutes. {origin(result)}"
+        f"Success within the horizon of training ({each} steps) on 100 held-out starts of each "
+        f"task; {what}. 95 % intervals: of one run (Wilson; paired Newcombe for a difference) they "
+        "cover other starts for the same policies; over seeds (Student's t) another run with other "
+        "demonstrations, weights and noise on the same kind of machine. Other machines are not "
+        f"covered. Wall time from command to summary: {minutes} minutes. {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
+
+
+def _horizons(result: dict[str, Any]) -> str:
+    """What to say if only one horizon was measured."""
+    return "" if "generous" in result else f"{ONE_HORIZON} "
 
 
 def _three(found: dict[str, list[float]]) -> list[str]:
@@ -98,13 +136,19 @@ def rollout_throughput(result: dict[str, Any]) -> str:
 
 def noise_density(result: dict[str, Any]) -> str:
     """Success by density."""
-    rows = [["density", "clone", "after RL", "each seed after RL"]]
+    when = within(result["horizon"])
+    timed = "generous" in result
+    later = [f"{w}, {within(result['generous'])}" for w in ("clone", "after RL")] if timed else []
+    rows = [["density", f"clone, {when}", f"after RL, {when}", "each seed after RL", *later]]
     for name, found in result["over_seeds"].items():
         each = ", ".join(f"{100 * seed[name]['after']:.0f}" for seed in result["seeds"])
-        rows.append([name, percent(found["before"]), percent(found["after"]), each])
+        numbers = [percent(found["before"]), percent(found["after"]), each]
+        if timed:
+            numbers += [percent(found[f"generous_{w}"]) for w in ("before", "after")]
+        rows.append([name, *numbers])
     note = (
         f"{result['task']}, {result['minutes'] * 60:.0f} s of RL, {len(result['seeds'])} seeds, "
-        f"intervals over seeds (Student's t). {origin(result)}"
+        f"intervals over seeds (Student's t). {_horizons(result)}{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -113,14 +157,20 @@ def algorithms(result: dict[str, Any]) -> str:
     """Success, speed and cost by algorithm, best first."""
     tasks = list(result["clone"]["tasks"])
     threshold = f"steps to {result['threshold']:.0%}"
-    rows = [
-        ["algorithm", "success", *tasks, "steps when solved", threshold, "gradient steps", "update"]
-    ]
+    timed = "generous" in result
+    short = within(*result["horizons"]) if timed else "within the horizon of training"
+    later = [f"success {within(result['generous'])}"] if timed else []
+    steps = "median steps when solved" if timed else "steps when solved"
+    costs = [steps, threshold, "gradient steps", "update"]
+    rows = [["algorithm", f"success {short}", *tasks, *later, *costs]]
+
+    def with_time(found: dict[str, Any]) -> list[str]:
+        return [percent(found["generous"]["held_out"])] if timed else []
+
     clone = result["clone"]
     each = [percent(clone["tasks"][task]) for task in tasks]
-    rows.append(
-        ["clone", percent(clone["held_out"]), *each, f"{clone['solved_steps']:.0f}", "", "", ""]
-    )
+    numbers = [percent(clone["held_out"]), *each, *with_time(clone), _length(clone)]
+    rows.append(["clone", *numbers, "", "", ""])
     count = result["seeds"]
     for name, found in sorted(
         result["algorithms"].items(), key=lambda item: -item[1]["held_out"][0]
@@ -132,7 +182,8 @@ def algorithms(result: dict[str, Any]) -> str:
                 f"`{name}`",
                 f"**{percent(found['held_out'])}**",
                 *(percent(found["tasks"][task]) for task in tasks),
-                f"{found['solved_steps'][0]:.0f}",
+                *with_time(found),
+                _length(found),
                 when if reached else "-",
                 f"{sum(found['gradient_steps']) / count:,.0f}",
                 f"{found['time_split']['update']:.0%}",
@@ -143,15 +194,26 @@ def algorithms(result: dict[str, Any]) -> str:
         "100 held-out starts of each task; mean over seeds with Student's t interval (clone: over "
         f"starts). {threshold}: environment steps until training success, smoothed over 5 "
         "iterations, first reached it. Update: its share of the wall time. "
-        f"{origin(result)}"
+        f"{_horizons(result)}{origin(result)}"
     )
     figure = "![Learning curves of every algorithm](benchmarks/results/algorithms.png)"
     return f"{table(*rows)}\n\n{note}\n\n{figure}"
 
 
+def _length(found: dict[str, Any]) -> str:
+    """Median steps of solved episodes; of earlier results their mean."""
+    if "median_steps" in found:
+        return "-" if found["median_steps"] is None else f"{found['median_steps']:.0f}"
+    mean = found["solved_steps"]
+    return f"{mean[0] if isinstance(mean, list) else mean:.0f}"
+
+
 def gfpo(result: dict[str, Any]) -> str:
     """Success and length by arm."""
-    rows = [["arm", "success", "steps when solved", "shorter than GRPO by", "groups without use"]]
+    timed = "generous" in result
+    later = [f"success {within(result['generous'])}"] if timed else []
+    success = [f"success {within(result['horizon'])}", *later]
+    rows = [["arm", *success, "steps when solved", "shorter than GRPO by", "groups without use"]]
     for name, found in result["over_seeds"].items():
         shorter = result["shorter"].get(name)
         dead = [seed["arms"][name].get("frac_groups_dead") for seed in result["seeds"]]
@@ -160,6 +222,7 @@ def gfpo(result: dict[str, Any]) -> str:
             [
                 name,
                 percent(found["success"]),
+                *([percent(found["generous"])] if timed else []),
                 f"{value:.1f} [{low:.1f}, {high:.1f}]",
                 percent_of_either_sign(shorter) if shorter else "",
                 "" if None in dead else f"{sum(dead) / len(dead):.0%}",
@@ -169,7 +232,7 @@ def gfpo(result: dict[str, Any]) -> str:
         f"{result['task']} with a horizon of {result['horizon']} steps, {len(result['seeds'])} "
         f"seeds each with its own clone, {result['env_steps']:,} environment steps, groups of 16 "
         "of which GFPO keeps 4; 100 held-out starts; intervals over seeds (Student's t; shorter: "
-        f"paired). {origin(result)}"
+        f"paired). {_horizons(result)}{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -181,9 +244,12 @@ def percent_of_either_sign(estimate: list[float]) -> str:
 
 def gspo(result: dict[str, Any]) -> str:
     """What several passes over a batch do at either level of the ratio."""
+    timed = "generous" in result
+    short = within(*result["horizons"]) if timed else "within the horizon of training"
+    later = [f"held-out success {within(result['generous'])}"] if timed else []
     rows = [
-        ["arm", "held-out success", "each seed", "training success over time", "clipped", "spread",
-         "KL"]
+        ["arm", f"held-out success {short}", "each seed", *later, "training success over time",
+         "clipped", "spread", "KL"]
     ]  # fmt: skip
     for label, seeds in result["arms"].items():
         mean = lambda name: sum(seed[name] for seed in seeds) / len(seeds)  # noqa: B023,E731
@@ -193,6 +259,7 @@ def gspo(result: dict[str, Any]) -> str:
                 label,
                 percent(result["over_seeds"][label]),
                 ", ".join(f"{100 * seed['success']:.0f}" for seed in seeds),
+                *([percent(result["over_seeds_generous"][label])] if timed else []),
                 " ".join(f"{sum(piece) / len(piece):.2f}" for piece in pieces),
                 f"{mean('pg_clipfrac'):.0%}",
                 f"{mean('ratio_std'):.2g}",
@@ -204,7 +271,7 @@ def gspo(result: dict[str, Any]) -> str:
         f"drawer-open-v3 and push-v3 from one clone at {percent(result['clone'])}, {seeds} seeds, "
         f"{result['env_steps']:,} environment steps, six passes over every batch without KL, early "
         "stop or anchor. Clipped: share of units; spread: standard deviation of the ratio; KL per "
-        f"action within an update. {origin(result)}"
+        f"action within an update. {_horizons(result)}{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -214,13 +281,18 @@ def kitchen_elements(result: dict[str, Any]) -> str:
     seeds, arm = result["seeds"], result["arm"]
     rows = [["element", "clone", "after RL", "difference in points", "each seed"]]
     for name, found in result["over"].items():
-        each = [seed["mean"] if name == "mean" else seed["measures"][name] for seed in seeds]
+        each = [seed.get(name) or seed["measures"][name] for seed in seeds]
         told = ", ".join(f"{100 * e['before'][0]:.0f} → {100 * e['after'][0]:.0f}" for e in each)
-        rows.append([f"**{name}**" if name == "mean" else name, *_three(found), told])
+        means = {
+            "mean": f"**mean, {within(arm['horizon'])}**",
+            "generous": f"**mean, {within(arm.get('generous', 0))}**",
+        }
+        rows.append([means.get(name, name), *_three(found), told])
     note = (
         f"One policy for all, {arm['demos']} demonstrations of each, horizon {arm['horizon']} "
         f"steps, {arm['env_steps']:,} environment steps of RL (DAPO, sparse success); "
-        f"{arm['episodes']} held-out starts of each; {_over(seeds)} {origin(result)}"
+        f"{arm['episodes']} held-out starts of each; {_over(seeds)} {_horizons(arm)}"
+        f"{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -231,7 +303,7 @@ def kitchen_sequence(result: dict[str, Any]) -> str:
     parts = 4
     rows = [["measure", "clone", "after RL", "difference", "each seed"]]
     for name, found in result["over"].items():
-        if name == "mean":
+        if name in ("mean", "generous"):
             continue
         each = [seed["measures"][name] for seed in seeds]
         measure = name.partition(": ")[2]
@@ -308,7 +380,17 @@ def gym_ids(result: dict[str, Any]) -> str:
             f"clone {percent(arm['clone'])} held-out success",
         ],
     ]
+    courses = []
     for name, found in (("gym:HalfCheetah-v5", runner), ("gym:gym_pusht/PushT-v0", block)):
+        if "success_sixths" in found:
+            value, low, high = found["held_out_return"]
+            courses.append(
+                f"`{name}` in sixths of training: return "
+                f"{', '.join(f'{value:.3g}' for value in found['return_sixths'])}; success "
+                f"{', '.join(f'{100 * share:.0f} %' for share in found['success_sixths'])}; mean "
+                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}] (Student's t "
+                "over starts)."
+            )
         rule = found["protocol"].partition("success=")[2].partition(",")[0]
         rows.append(
             [
@@ -322,17 +404,21 @@ def gym_ids(result: dict[str, Any]) -> str:
         )
     note = (
         "One seed. Returns are the environment's own, means of the first and last tenth of "
-        f"training, with exploration noise. {origin(result)}"
+        f"training, with exploration noise. {' '.join([*courses, origin(result)])}"
     )
     return f"{table(*rows)}\n\n{note}"
 
 
 def backbones(result: dict[str, Any]) -> str:
     """Success, size and cost by backbone."""
-    rows = [
-        ["backbone", "parameters", "clone", "after RL", "difference in points", "cloning", "RL",
-         "memory"]
-    ]  # fmt: skip
+    timed = "generous" in result
+    horizons = [int(word) for word in result["world"] if word.isdecimal()]
+    numbers = ["clone", "after RL", "difference in points"]
+    kinds = {"": within(*horizons)}
+    if timed:
+        kinds["generous"] = within(result["generous"])
+    named = [f"{number}, {when}" for when in kinds.values() for number in numbers]
+    rows = [["backbone", "parameters", *named, "cloning", "RL", "memory"]]
     for arm in result["arms"].values():
         for seed in arm["seeds"]:
             cost = [seed["cost"].get(stage) for stage in ("sft", "rl")]
@@ -340,9 +426,7 @@ def backbones(result: dict[str, Any]) -> str:
                 [
                     arm["about"],
                     f"{seed['parameters'] / 1e6:.1f} M",
-                    percent(seed["before"]),
-                    percent(seed["after"]) if "after" in seed else "not run",
-                    points(seed["difference"]) if "difference" in seed else "",
+                    *(cell for kind in kinds for cell in _of_backbone(seed, kind)),
                     *(f"{spent['seconds'] / 60:.1f} min" if spent else "" for spent in cost),
                     f"{max(spent['peak_gb'] for spent in cost if spent):.1f} GB",
                 ]
@@ -352,14 +436,32 @@ def backbones(result: dict[str, Any]) -> str:
         f"{_seeds(count)}; drawer-open, door-open and push in one policy, {_and(result['demos'])} "
         f"demonstrations, {result['env_steps']:,} environment steps of DAPO with the backbone "
         "frozen; 100 held-out starts of each task, Wilson intervals. Memory: most that a command "
-        f"and its workers held; times on a machine with other work. {origin(result)}"
+        f"and its workers held; times on a machine with other work. {_horizons(result)}"
+        f"{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
 
+def _of_backbone(seed: dict[str, Any], kind: str) -> list[str]:
+    """Clone, after RL and difference, of one kind of horizon."""
+    before, after, difference = (
+        ("generous_before", "generous_after", "difference_generous")
+        if kind
+        else ("before", "after", "difference")
+    )
+    later = [percent(seed[after]), points(seed[difference])] if after in seed else ["not run", ""]
+    return [percent(seed[before]), *later]
+
+
 def heads(result: dict[str, Any]) -> str:
     """Success before and after RL, and speed, by action head."""
-    rows = [["head", "clone", "after RL", "each seed", "decisions/s", "ms per gradient step"]]
+    when = within(result["horizon"])
+    timed = "generous" in result
+    later = [f"{w}, {within(result['generous'])}" for w in ("clone", "after RL")] if timed else []
+    rows = [
+        ["head", f"clone, {when}", f"after RL, {when}", "each seed", *later, "decisions/s",
+         "ms per gradient step"]
+    ]  # fmt: skip
     for name, seeds in result["heads"].items():
         mean = result["over_seeds"][name]
         steps = [seed["update_seconds"] for seed in seeds if "update_seconds" in seed]
@@ -369,6 +471,7 @@ def heads(result: dict[str, Any]) -> str:
                 percent(mean["before"]),
                 percent(mean["after"]),
                 ", ".join(f"{100 * s['before']:.0f} → {100 * s['after']:.0f}" for s in seeds),
+                *(percent(mean["generous"][w]) for w in ("before", "after") if timed),
                 f"{fmean(seed['decisions_per_second'] for seed in seeds):,.0f}",
                 f"{1000 * fmean(steps):.0f}",
             ]
@@ -378,7 +481,8 @@ def heads(result: dict[str, Any]) -> str:
         f"{result['task']}, {result['demos']} demonstrations, {result['sft_steps']} steps of "
         f"cloning, {result['env_steps']:,} environment steps of {result['algorithm'].upper()}, "
         f"{result['episodes']} held-out starts; {count} seeds, each with its own demonstrations, "
-        f"mean with Student's t interval. Speeds on a machine with other work. {origin(result)}"
+        f"mean with Student's t interval. Speeds on a machine with other work. {_horizons(result)}"
+        f"{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -405,21 +509,29 @@ def ire_vla(result: dict[str, Any]) -> str:
     groups = ("expert", "rl", "unseen")
     paper = IRE_VLA_PAPER[result["suite"]]
     several = bool(result["over_seeds"])
-    rows = [["method", "expert", "RL", "unseen", "RL over SFT, points", "each seed, RL", "paper"]]
+    timed = "generous" in result
+    later = [f"the same {within(result['generous'])}"] if timed else []
+    gains = ["RL over SFT, points", "each seed, RL", *later, "paper"]
+    rows = [["method", "expert", "RL", "unseen", *gains]]
     for arm, seeds in result["arms"].items():
         means = result["over_seeds"].get(arm)
         found = [percent(means[g]) if several else f"{100 * seeds[0][g]:.0f} %" for g in groups]
         gain = points(result["over_sft"][arm]["rl"]) if arm in result["over_sft"] else ""
         each = ", ".join(f"{100 * seed['rl']:.0f}" for seed in seeds)
         said = " / ".join(f"{100 * share:.0f}" for share in paper[arm]) if arm in paper else ""
-        rows.append([f"**{arm}**" if arm == "ire_vla" else arm, *found, gain, each, said])
+        with_time = [
+            " / ".join(f"{100 * fmean(s[f'generous_{g}'] for s in seeds):.0f}" for g in groups)
+            for _ in later
+        ]
+        name = f"**{arm}**" if arm == "ire_vla" else arm
+        rows.append([name, *found, gain, each, *with_time, said])
     over = "means over seeds with Student's t interval" if several else "one seed"
     note = (
         f"Expert: {', '.join(result['expert'])}; RL: {', '.join(result['rl'])}; unseen: "
         f"{', '.join(result['unseen'])}. {result['demos']} demonstrations of each expert task, "
         f"horizon {result['horizon']}, {result['practice'][-1]} environment steps of RL (LOOP "
         f"where no other is named) on each RL task; {result['episodes']} held-out starts of each "
-        f"task, {over}. {origin(result)}"
+        f"task, {over}. {_horizons(result)}{origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"
 
@@ -480,7 +592,38 @@ def vlm_speed(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def sb3_ppo(result: dict[str, Any]) -> str:
+    """Return of our PPO and of Stable-Baselines3's."""
+    names = {"sb3": "Stable-Baselines3 PPO", "ours": "**vla-rl `ppo`**"}
+    rows = [
+        ["task", "PPO", "held-out return", "each seed", "training return in tenths", "wall time"]
+    ]
+    for task, arms in result["tasks"].items():
+        for arm, seeds in arms.items():
+            over = result["over_seeds"][task].get(arm)
+            tenths = zip(*(seed["curve"] for seed in seeds), strict=True)
+            known = [[value for value in tenth if value is not None] for tenth in tenths]
+            rows.append(
+                [
+                    f"`{result['worlds'][task][3]}`",
+                    names[arm],
+                    "{:,.0f} [{:,.0f}, {:,.0f}]".format(*over) if over else "",
+                    ", ".join(f"{seed['return']:,.0f}" for seed in seeds),
+                    " ".join(f"{fmean(tenth):,.0f}" if tenth else "-" for tenth in known),
+                    f"{fmean(seed['seconds'] for seed in seeds) / 60:.1f} min",
+                ]
+            )
+    count = max(len(seeds) for arms in result["tasks"].values() for seeds in arms.values())
+    note = (
+        f"State only, {result['env_steps']:,} environment steps, {_seeds(count).lower()} each; "
+        f"mean action on {result['held_out']} held-out starts, mean over seeds with Student's t "
+        f"interval; {result['jobs']} runs at once. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 TABLES = {
+    "sb3_ppo": sb3_ppo,
     "backbones": backbones,
     "heads": heads,
     "ire_vla_metaworld": ire_vla,

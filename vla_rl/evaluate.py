@@ -1,8 +1,8 @@
 """Evaluation: every (task, start) exactly once, greedily, under a named protocol.
 
-A protocol id is a sentence of everything that changes the number: name, starts, horizon, suite
-settings (cameras, image size, quality), tasks, an instruction that is not their own, and starts
-that are not those of reports. Results of different ids are never compared.
+A success ends its episode and a policy does not see the time, so that one evaluation at a generous
+horizon says what there is to know at every shorter one. Where it is longer than the horizon of
+training, success within that one is told beside it: the two differ by what is only slowness.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from vla_rl.collector import Collector, OnEpisode
 from vla_rl.config import World, to_json
 from vla_rl.distributed import ALONE, Ranks
 from vla_rl.policy import Policy
+from vla_rl.protocol_id import CUSTOM, ProtocolId, shortest
 from vla_rl.rollout import PlaySettings
 from vla_rl.statistics import EvalResult, TaskResult
-from vla_rl.types import EpisodeSpec, EvalProtocol, Trajectory
+from vla_rl.types import EpisodeSpec, EvalProtocol, Task, Trajectory
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,82 @@ class EvalConfig:
     starts: Literal["eval", "validation"] = "eval"
     """Which starts: `eval` to report a number; `validation`, which no report uses, to choose
     settings or a policy by. Training and demonstrations use neither."""
+    max_steps: int = 0
+    """Horizon in environment steps, when no protocol is named; 0 for that of --max-steps, which is
+    by default the one of training. Success within that one is told, too, if it is shorter."""
+    also_within: tuple[int, ...] = ()
+    """Shorter horizons in environment steps at which success is told besides; they take no further
+    episodes."""
 
     def __post_init__(self) -> None:
         if self.episodes_per_task < 1:
             raise ValueError(f"episodes_per_task must be at least 1, got {self.episodes_per_task}")
         if self.starts not in ("eval", "validation"):
             raise ValueError(f"starts must be 'eval' or 'validation', got {self.starts!r}")
+        if self.max_steps < 0:
+            raise ValueError(f"eval.max_steps must be 0 or more, got {self.max_steps}")
+        if self.max_steps and self.protocol is not None:
+            raise ValueError(
+                f"eval.max_steps {self.max_steps}: protocol {self.protocol} sets the horizon; give "
+                "one of the two, or a shorter one as --eval.also-within"
+            )
+        if min(self.also_within, default=1) < 1:
+            raise ValueError(f"eval.also_within must be at least 1, got {list(self.also_within)}")
 
 
 def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
     """The world and protocol of an evaluation.
 
     Raises:
-        ValueError: If the protocol is unknown, or asks for other settings than the world's.
+        ValueError: If the protocol is unknown, or asks for other settings than the world's; if the
+            horizon is longer than the suite's; or if success within a shorter one cannot be told.
     """
-    named = vars(plugins.load("envs", world.suite)).get("PROTOCOLS", {})
+    played, protocol = _resolved(world, config)
+    longest = {task.id: task.max_steps for task in played.resolved()}
+    for steps in config.also_within:
+        if steps > min(longest.values()):
+            raise ValueError(
+                f"eval.also_within {steps} is longer than the evaluation, which ends after "
+                f"{min(longest.values())} steps; give shorter ones, or raise --eval.max-steps"
+            )
+    if config.also_within and (why := _untold(played)):
+        raise ValueError(f"eval.also_within {list(config.also_within)}: {why}; leave it out")
+    return played, protocol
+
+
+def shorter_horizons(world: World, config: EvalConfig) -> tuple[dict[str, int], ...]:
+    """Horizons by task, besides that of the evaluation, at which success is told, shortest first.
+
+    They are those that were asked for, and that of the world where it is shorter and can be told.
+    """
+    played, _ = resolve(world, config)
+    longest = {task.id: task.max_steps for task in played.resolved()}
+    wanted = [dict.fromkeys(longest, steps) for steps in config.also_within]
+    own = {task.id: min(task.max_steps, longest[task.id]) for task in world.resolved()}
+    if own != longest and not _untold(played):
+        wanted.append(own)
+    distinct = {tuple(horizons.values()): horizons for horizons in wanted if horizons != longest}
+    return tuple(distinct[key] for key in sorted(distinct))
+
+
+def _untold(world: World) -> str:
+    """Why a long evaluation does not say what happens within a shorter one; empty if it does."""
+    if not vars(world.settings()).get("success_ends", True):
+        return "success does not end an episode here, so that only what holds at its end counts"
+    sequences = [task.id for task in world.resolved() if task.subgoals]
+    if sequences:
+        return f"when the parts of {', '.join(sequences)} were completed is not kept"
+    return ""
+
+
+def _resolved(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
+    suite = plugins.load("envs", world.suite)
+    named = vars(suite).get("PROTOCOLS", {})
     if config.protocol is None:
+        if config.max_steps:
+            world = _lengthened(world, suite.tasks(), config.max_steps)
         steps = max(task.max_steps for task in world.resolved())
-        protocol = EvalProtocol("custom", config.episodes_per_task, steps, starts=config.starts)
+        protocol = EvalProtocol(CUSTOM, config.episodes_per_task, steps, starts=config.starts)
         return world, protocol
     if config.protocol not in named:
         raise ValueError(plugins.unknown("protocol", config.protocol, named))
@@ -67,6 +126,19 @@ def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
     return dataclasses.replace(world, max_steps=(protocol.max_steps,)), protocol
 
 
+def _lengthened(world: World, own: Sequence[Task], steps: int) -> World:
+    """The world with one horizon for all tasks; checked now, as simulators are made late."""
+    most = {task.id: task.max_steps for task in own}
+    for task in world.resolved():
+        allowed = max(most[task.id], task.max_steps)
+        if steps > allowed:
+            raise ValueError(
+                f"eval.max_steps {steps} is longer than the {allowed} steps that {task.id} has in "
+                f"{world.suite}; give at most those"
+            )
+    return dataclasses.replace(world, max_steps=(steps,))
+
+
 def protocol_id(world: World, protocol: EvalProtocol) -> str:
     """A readable name of everything that determines the number."""
     settings = to_json(world.settings())
@@ -76,14 +148,17 @@ def protocol_id(world: World, protocol: EvalProtocol) -> str:
     )
     tasks = sorted(world.resolved(), key=lambda task: task.id)
     digest = hashlib.sha256(" ".join(task.id for task in tasks).encode()).hexdigest()[:8]
-    horizons = [str(task.max_steps) for task in tasks]
-    steps = horizons[0] if len(set(horizons)) == 1 else "+".join(horizons)
     said = "" if world.instruction is None else f":{world.instruction!r}"
     # Results of versions that knew no other starts than those of reports keep their id.
     starts = "" if protocol.starts == "eval" else f":{protocol.starts}"
-    return (
-        f"{protocol.name}:{world.suite}:{protocol.episodes_per_task}x{steps}steps:"
-        f"{shown}:{len(tasks)}tasks-{digest}{said}{starts}"
+    return str(
+        ProtocolId(
+            protocol.name,
+            world.suite,
+            protocol.episodes_per_task,
+            shortest([task.max_steps for task in tasks]),
+            f"{shown}:{len(tasks)}tasks-{digest}{said}{starts}",
+        )
     )
 
 
@@ -132,6 +207,7 @@ def evaluate(
     Returns:
         The result, and the trajectories that were played here in the order of tasks and starts.
     """
+    shorter = shorter_horizons(world, config)
     world, protocol = resolve(world, config)
     specs = ranks.share(world.specs(protocol.starts, protocol.episodes_per_task))
     policy.remember([task.instruction for task in world.resolved()])
@@ -139,7 +215,8 @@ def evaluate(
         policy, specs, [0] * len(specs), PlaySettings(greedy=True), on_episode
     )
     outcomes = ranks.gather([Outcome.of(t) for t in rollout.trajectories])
-    return _result(outcomes, world, protocol, renderer), rollout.trajectories
+    result = _result(outcomes, world, protocol, renderer)
+    return dataclasses.replace(result, also_within=shorter), rollout.trajectories
 
 
 def _result(

@@ -32,16 +32,16 @@ def film(
 ) -> Path | None:
     """A video of the policies before and after, one row each, on one start of every task.
 
-    The start is the first one on which they differ, if there is one.
-
-    Episodes are played as they were evaluated and then replayed under the suite's settings for
-    videos. None is made for a suite that has no such settings.
+    The start is the first one that was solved after but not before within the horizon of training,
+    if there is one. Episodes are played within that horizon and then replayed under the suite's
+    settings for videos. None is made for a suite that has no such settings.
     """
     suite = plugins.load("envs", world.suite)
     if "filmed" not in vars(suite):
         return None
+    was, now = within_training(before, world), within_training(after, world)
     specs = [
-        EpisodeSpec(task, _telling_start(before.tasks[task.id], after.tasks[task.id]))
+        EpisodeSpec(task, _telling_start(was.tasks[task.id], now.tasks[task.id]))
         for task in world.resolved()[:MOST_FILMED]
     ]
     rows = [
@@ -71,13 +71,24 @@ def _filmed(
     ]
 
 
+def within_training(result: EvalResult, world: World) -> EvalResult:
+    """The result within the horizon of training, where it is of a longer one and can be told."""
+    own = {task.id: task.max_steps for task in world.resolved()}
+    return result.within(own) if own in result.also_within else result
+
+
 def write_report(
-    run_: Run, facts: Mapping[str, str], before: EvalResult, after: EvalResult, video: Path | None
+    run_: Run,
+    world: World,
+    facts: Mapping[str, str],
+    before: EvalResult,
+    after: EvalResult,
+    video: Path | None,
 ) -> Path:
-    """Learning curve and summary page; returns the page."""
+    """Learning curve, within the horizon of training, and summary page; returns the page."""
     rows = read_metrics(run_.folder / "metrics.jsonl")
     curve = run_.folder / "learning_curve.png"
-    learning_curve(rows, before, after, curve)
+    learning_curve(rows, within_training(before, world), within_training(after, world), curve)
     parts = ("physics", "render", "transfer", "policy", "update")
     seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
     folder = run_.folder
@@ -116,7 +127,7 @@ FILES = {
     "sft/policy/": "the clone",
     "policy/": "the improved policy: safetensors and JSON",
     "checkpoints/": "for --resume",
-    "eval_before.json, eval_after.json": "success of every start",
+    "eval_before.json, eval_after.json": "success and steps of every start",
     "learning_curve.png, before_after.mp4": "to look at",
 }
 

@@ -6,6 +6,7 @@ The weights are read from a shared block whenever the learner has published a ne
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
@@ -17,6 +18,9 @@ from vla_rl.policy import Policy
 from vla_rl.rollout import LocalSimulation, PlaySettings, play
 from vla_rl.types import EpisodeSpec, Spaces, Timing, Trajectory
 from vla_rl.workers import Beat, SimulationWorker
+
+_BETWEEN_SIGNS = 0.1
+"""Seconds between two signs of life, far below any sensible ``--rollout.timeout``."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class PolicyWorker(SimulationWorker):
     _weights: SharedWeights | None = None
     _version: int = -1
     _text: dict[str, np.ndarray] = field(default_factory=dict)
+    _heard: float = 0.0
 
     def play(
         self,
@@ -128,9 +133,16 @@ class PolicyWorker(SimulationWorker):
             settings,
             timing,
             on_finished=lambda t: self.beat((t.spec.task.id, t.share_done)),
-            on_round=lambda: self.beat(None),
+            on_round=self._live,
         )
         return trajectories, timing.seconds
+
+    def _live(self) -> None:
+        """A sign of life, not oftener than is of use: each one wakes the parent."""
+        now = time.monotonic()
+        if now - self._heard >= _BETWEEN_SIGNS:
+            self._heard = now
+            self.beat(None)
 
     def _current(self, published: Published) -> Policy:
         if self._policy is None or self._recipe != published.recipe:

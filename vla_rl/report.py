@@ -23,12 +23,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vla_rl.metrics import outcome, outcomes_by_task
 from vla_rl.statistics import (
-    Comparison,
     Estimate,
     EvalResult,
     PairedDifference,
+    TaskResult,
     compare,
     comparison_rows,
+    paired_horizons,
+    within,
 )
 
 # Okabe and Ito's palette, which people with every kind of colour vision can tell apart.
@@ -368,12 +370,12 @@ def summary_page(
     Raises:
         ValueError: If the two evaluations are not comparable.
     """
-    change = compare(summary.before, summary.after)
+    pairs = paired_horizons(summary.before, summary.after)
     parts = [
         f"<h1>{_text(summary.title)}</h1>",
-        _headline(summary, change),
+        *(_headline(before, after, len(pairs) > 1) for before, after in pairs),
         _figure(plot, '<img alt="learning curve" src="data:image/png;base64,{}">'),
-        _results_table(summary, change),
+        _results_table(summary, pairs),
         _figure(video, '<video controls loop muted src="data:video/mp4;base64,{}"></video>'),
         _section("What ran", _definitions(summary.facts)),
         _section("Where the time went", _time_bar(summary.seconds)),
@@ -384,46 +386,88 @@ def summary_page(
     path.write_text(page, encoding="utf-8")
 
 
-def _headline(summary: Summary, change: Comparison) -> str:
-    was, now = summary.before.mean, summary.after.mean
-    tasks = len(summary.before.tasks)
+Pairs = Sequence[tuple[EvalResult, EvalResult]]
+
+
+def _headline(before: EvalResult, after: EvalResult, timed: bool) -> str:
+    change = compare(before, after).mean
+    tasks = len(before.tasks)
     of = "the task" if tasks == 1 else f"{tasks} tasks"
+    when = f" {within(before)}" if timed else ""
     return (
-        f'<p class="headline"><b>{_percent(was.value)} → {_percent(now.value)}</b> mean '
-        f"{_measure(summary.before)} on {of}: {_points(change.mean)} on the same starts "
-        f"({_p_value(change.mean)})</p>"
+        f'<p class="headline"><b>{_percent(before.mean.value)} → {_percent(after.mean.value)}</b> '
+        f"mean {_measure(before)} on {of}{when}: {_points(change)} on the same starts "
+        f"({_p_value(change)})</p>"
     )
 
 
-def _results_table(summary: Summary, change: Comparison) -> str:
-    before, after = summary.before, summary.after
-    lines = [
-        _row(row.name, row.before, row.after, row.change, row.kind)
-        for task in before.tasks
-        for row in comparison_rows(task, before.tasks[task], after.tasks[task])
-    ]
-    if len(change.buckets) > 1:
-        was, now = before.bucket_means(), after.bucket_means()
-        lines += [_row(n, was[n], now[n], change.buckets[n], "bucket") for n in change.buckets]
-    if len(before.tasks) > 1:
-        lines.append(_row("mean over tasks", before.mean, after.mean, change.mean, "mean"))
+def _results_table(summary: Summary, pairs: Pairs) -> str:
+    """Before, after and change at every horizon side by side, and the length of solved episodes."""
+    before = summary.before
+    columns = [_horizon_rows(was, now) for was, now in pairs]
+    lines = []
+    for name, kind, steps in _row_names(summary):
+        cells = "".join(_cells(of_horizon[name]) for of_horizon in columns)
+        lines.append(f'<tr class="{kind}"><td>{_text(name)}{cells}<td>{steps}</tr>')
     episodes = sorted({task.episodes for task in before.tasks.values()})
     note = (
         f"{' or '.join(map(str, episodes))} starts for each task, each played once; 95 % intervals "
-        "(Wilson; Newcombe for the paired change; exact sign test). Protocol "
+        "(Wilson; Newcombe for the paired change; exact sign test). Steps: median length of the "
+        "solved episodes of the longest horizon, before and after. Protocol "
         f"<code>{_text(before.protocol_id)}</code>, drawn by {_text(before.renderer or 'unknown')}."
     )
-    head = "<tr><th>task<th>before<th>after<th>change<th>test</tr>"
-    return f'<table>{head}{"".join(lines)}</table><p class="note">{note}</p>'
+    heads = "".join(f'<th colspan="4">{_text(within(was))}' for was, _ in pairs)
+    head = f"<tr><th>{heads}<th></tr>" if len(pairs) > 1 else ""
+    head += f"<tr><th>task{'<th>before<th>after<th>change<th>test' * len(pairs)}<th>steps</tr>"
+    wide = ' class="wide"' if len(pairs) > 1 else ""
+    return f'<table{wide}>{head}{"".join(lines)}</table><p class="note">{note}</p>'
 
 
-def _row(
-    name: str, before: Estimate, after: Estimate, change: PairedDifference, kind: str = "task"
-) -> str:
+_Values = tuple[Estimate, Estimate, PairedDifference]
+
+
+def _horizon_rows(before: EvalResult, after: EvalResult) -> dict[str, _Values]:
+    """Before, after and change by the name of the row."""
+    change = compare(before, after)
+    was, now = before.bucket_means(), after.bucket_means()
+    return {
+        **{
+            row.name: (row.before, row.after, row.change)
+            for task in before.tasks
+            for row in comparison_rows(task, before.tasks[task], after.tasks[task])
+        },
+        **{f"bucket {n}": (was[n], now[n], change.buckets[n]) for n in change.buckets},
+        "mean over tasks": (before.mean, after.mean, change.mean),
+    }
+
+
+def _row_names(summary: Summary) -> list[tuple[str, str, str]]:
+    """Name, kind and lengths of solved episodes of every row that is shown."""
+    before, after = summary.before, summary.after
+    rows: list[tuple[str, str, str]] = []
+    for task, was in before.tasks.items():
+        for row in comparison_rows(task, was, after.tasks[task]):
+            steps = _lengths(was, after.tasks[task]) if row.kind == "task" else ""
+            rows.append((row.name, row.kind, steps))
+    buckets = before.evaluated_buckets()
+    if len(buckets) > 1:
+        rows += [(f"bucket {name}", "bucket", "") for name in buckets]
+    if len(before.tasks) > 1:
+        rows.append(("mean over tasks", "mean", _lengths(before, after)))
+    return rows
+
+
+def _lengths(before: TaskResult | EvalResult, after: TaskResult | EvalResult) -> str:
+    each = (found.median_steps for found in (before, after))
+    return " → ".join("–" if steps is None else f"{steps:.0f}" for steps in each)
+
+
+def _cells(values: _Values) -> str:
+    before, after, change = values
     better = "better" if change.low > 0 else "worse" if change.high < 0 else ""
     return (
-        f'<tr class="{kind}"><td>{_text(name)}<td>{_with_interval(before)}'
-        f'<td>{_with_interval(after)}<td class="{better}">{_points(change)}<td>{_p_value(change)}'
+        f'<td>{_with_interval(before)}<td>{_with_interval(after)}<td class="{better}">'
+        f"{_points(change)}<td>{_p_value(change)}"
     )
 
 
@@ -501,7 +545,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 860px; m
 h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.1em; margin: 1.6em 0 .4em }
 .headline { font-size: 1.1em } .headline b { font-size: 1.4em }
 figure { margin: 1em 0 } img, video { max-width: 100% }
-table { border-collapse: collapse; width: 100% }
+table { border-collapse: collapse; width: 100% } table.wide { font-size: .82em }
 th { text-align: left; font-weight: 500; color: #6e7781 }
 td, th { padding: .3em .8em .3em 0; border-bottom: 1px solid #e6e8eb }
 tr.mean td { font-weight: 600; border-bottom: 0 } tr.bucket td, tr.part td { color: #6e7781 }

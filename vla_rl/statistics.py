@@ -22,14 +22,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
+from vla_rl.protocol_id import ProtocolId, shortest
+
 CONFIDENCE = 0.95
+_MOST_NAMED = 6  # horizons that are named one by one
 
 
 class Estimate(NamedTuple):
@@ -308,8 +311,37 @@ class TaskResult:
     @property
     def solved_steps(self) -> float | None:
         """Mean number of environment steps of the solved episodes; None if there are none."""
-        solved = [n for n, success in zip(self.steps, self.success, strict=True) if success]
+        solved = self._lengths()
         return float(np.mean(solved)) if solved else None
+
+    @property
+    def median_steps(self) -> float | None:
+        """Median number of environment steps of the solved episodes; None if there are none."""
+        solved = self._lengths()
+        return float(np.median(solved)) if solved else None
+
+    def within(self, steps: int) -> TaskResult:
+        """What a shorter evaluation would have found, if success ends an episode.
+
+        Raises:
+            ValueError: If the task is a sequence of which an episode lasted longer: when its parts
+                were completed is not kept.
+        """
+        late = max(self.steps) > steps
+        if self.subgoals and late:
+            raise ValueError(
+                f"how much of a sequence is completed within {steps} steps is not known: when its "
+                "parts were completed is not kept; evaluate at that horizon"
+            )
+        in_time = zip(self.success, self.steps, strict=True)
+        return replace(
+            self,
+            success=tuple(success and taken <= steps for success, taken in in_time),
+            steps=tuple(min(taken, steps) for taken in self.steps),
+        )
+
+    def _lengths(self) -> list[int]:
+        return [n for n, success in zip(self.steps, self.success, strict=True) if success]
 
     def by_seed(self) -> dict[int, float]:
         """Completed share (success as 0 or 1 if the task is no sequence) by start."""
@@ -330,6 +362,7 @@ class EvalResult:
         tasks: Outcomes by task id.
         buckets: Task ids by difficulty; ids that were not evaluated are ignored.
         policy: Where the policy was, for the reader.
+        also_within: Shorter horizons by task id at which success is told besides, shortest first.
     """
 
     protocol_id: str
@@ -340,10 +373,66 @@ class EvalResult:
     tasks: dict[str, TaskResult]
     buckets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     policy: str = ""
+    also_within: tuple[dict[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError("an evaluation needs at least one task")
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Longest episode of each task, in environment steps, as the protocol says.
+
+        Raises:
+            ValueError: If the protocol id is none of ours.
+        """
+        known = ProtocolId.of(self.protocol_id, self.suite).horizons
+        each = known * len(self.tasks) if len(known) == 1 else known
+        by_task = dict(zip(sorted(self.tasks), each, strict=True))
+        return {task: by_task[task] for task in self.tasks}
+
+    def within(self, steps: int | Mapping[str, int]) -> EvalResult:
+        """What an evaluation of the same policy at a shorter horizon would have found.
+
+        A success ends its episode, and a policy does not see the time, so that a longer episode
+        begins as a shorter one.
+
+        Args:
+            steps: The horizon in environment steps, for all tasks or by task id.
+
+        Raises:
+            ValueError: If a horizon is below 1 or longer than what was evaluated, a task has none,
+                success does not end an episode, or a task is a sequence of which an episode lasted
+                longer.
+        """
+        longest = self.horizons
+        wanted = dict.fromkeys(longest, steps) if isinstance(steps, int) else dict(steps)
+        if wanted.keys() != longest.keys():
+            raise ValueError(f"need a horizon for each of {list(longest)}, got {list(wanted)}")
+        for task, horizon in wanted.items():
+            if not 1 <= horizon <= longest[task]:
+                raise ValueError(
+                    f"success of {task} within {horizon} steps is not known: it was evaluated for "
+                    f"{longest[task]}; give 1 to {longest[task]}"
+                )
+        if wanted != longest and not self.settings.get("success_ends", True):
+            raise ValueError(
+                f"success within {sorted(set(wanted.values()))} steps is not known: it does not "
+                "end an episode here, and only what holds at the end counts; evaluate at that "
+                "horizon"
+            )
+        protocol = ProtocolId.of(self.protocol_id, self.suite)
+        return replace(
+            self,
+            protocol_id=str(protocol.with_horizons([wanted[task] for task in sorted(wanted)])),
+            horizon=max(wanted.values()),
+            tasks={name: task.within(wanted[name]) for name, task in self.tasks.items()},
+            also_within=(),
+        )
+
+    def each_horizon(self) -> list[EvalResult]:
+        """The result at every horizon at which it is told, shortest first, itself the last."""
+        return [*(self.within(horizons) for horizons in self.also_within), self]
 
     @property
     def mean(self) -> Estimate:
@@ -359,6 +448,12 @@ class EvalResult:
     def solved_steps(self) -> float | None:
         """Mean over tasks of the mean length of solved episodes; None if a task has none."""
         each = [task.solved_steps for task in self.tasks.values()]
+        return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
+
+    @property
+    def median_steps(self) -> float | None:
+        """Mean over tasks of the median length of solved episodes; None if a task has none."""
+        each = [task.median_steps for task in self.tasks.values()]
         return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
 
     def bucket_means(self) -> dict[str, Estimate]:
@@ -386,6 +481,7 @@ class EvalResult:
                 "episodes": task.episodes,
                 "wilson": [rate.low, rate.high],
                 "solved_steps": task.solved_steps,
+                "median_steps": task.median_steps,
             }
             if task.subgoals:
                 told = {name: list(estimate(values)) for name, values in task.measures().items()}
@@ -415,7 +511,13 @@ class EvalResult:
             }
             buckets = {name: tuple(ids) for name, ids in data["buckets"].items()}
             plain = ("protocol_id", "suite", "horizon", "settings", "renderer", "policy")
-            return cls(**{name: data[name] for name in plain}, tasks=tasks, buckets=buckets)
+            also_within = tuple(data.get("also_within", ()))  # earlier versions have none
+            return cls(
+                **{name: data[name] for name in plain},
+                tasks=tasks,
+                buckets=buckets,
+                also_within=also_within,
+            )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"not an evaluation result ({type(error).__name__}: {error}); expected the JSON "
@@ -500,3 +602,30 @@ def compare(before: EvalResult, after: EvalResult) -> Comparison:
         },
         mean=mean_paired_difference(was, now),
     )
+
+
+def paired_horizons(before: EvalResult, after: EvalResult) -> list[tuple[EvalResult, EvalResult]]:
+    """Both results at every horizon at which either is told, shortest first, themselves the last.
+
+    Raises:
+        ValueError: If their protocols differ.
+    """
+    compare(before, after)
+    told = {
+        tuple(horizons[task] for task in before.tasks): horizons
+        for result in (before, after)
+        for horizons in result.also_within
+    }
+    shorter = [(before.within(told[key]), after.within(told[key])) for key in sorted(told)]
+    return [*shorter, (before, after)]
+
+
+def within(result: EvalResult) -> str:
+    """The horizon in words: ``within 100/90 steps``, in the order of the tasks."""
+    try:
+        each = tuple(result.horizons.values())
+    except ValueError:  # a result of another program, whose protocol says nothing on horizons
+        return f"within {result.horizon} steps"
+    if len(shortest(each)) > _MOST_NAMED:
+        return f"within {min(each)} to {max(each)} steps"
+    return f"within {'/'.join(map(str, shortest(each)))} steps"

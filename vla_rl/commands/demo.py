@@ -14,7 +14,7 @@ from vla_rl.algorithms.dapo import Algorithm as DAPO
 from vla_rl.collector import Collector, RolloutConfig
 from vla_rl.config import World
 from vla_rl.demos import DemoSet
-from vla_rl.evaluate import EvalConfig
+from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.held_out import held_out
 from vla_rl.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
@@ -64,7 +64,8 @@ class Command:
     )
     """The RL loop."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """How success is measured, before and after."""
+    """How success is measured, before and after. With a --eval.max-steps that gives time to spare,
+    success within the horizon of training is told beside it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0
@@ -78,6 +79,7 @@ class Command:
         spaces = stages.checked_spaces(self.world)
         counts = stages.episodes_by_task(self.world, self.demos)
         self._check_validation(counts)
+        resolve(self.world, self.eval)
         recipe = stages.Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
@@ -100,7 +102,8 @@ class Command:
             after = self._evaluate(run, collector, policy, "after")
             video = keepsakes.film(run, collector, self.world, (clone, policy), before, after)
         minutes = (time.perf_counter() - began) / 60
-        page = keepsakes.write_report(run, self._facts(minutes), before, after, video)
+        facts = self._facts(minutes)
+        page = keepsakes.write_report(run, self.world, facts, before, after, video)
         show_comparison(before, after)
         show_kept(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")
@@ -154,7 +157,8 @@ class Command:
                 f"{t.id} ({n} demonstrations)"
                 for t, n in zip(tasks, stages.episodes_by_task(self.world, self.demos), strict=True)
             ),
-            "horizon": ", ".join(str(t.max_steps) for t in tasks) + " environment steps",
+            "horizon of training": ", ".join(str(t.max_steps) for t in tasks)
+            + " environment steps",
             "policy": f"{self.network}, chunks of {self.net.chunk} actions",
             "algorithm": f"{self.algorithm}, groups of {self.algo.group_size}",
             "rewards": ", ".join(self.rewards),

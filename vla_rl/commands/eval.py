@@ -11,6 +11,7 @@ from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.protocol_id import shortest
 from vla_rl.run_folders import BEST
 from vla_rl.tables import show_evaluation
 from vla_rl.types import Spaces
@@ -44,17 +45,22 @@ class Command:
 
     def run(self) -> int:
         """Evaluate, print the table and write the result."""
-        world, protocol = resolve(self.world, self.eval)
-        spaces = stages.checked_spaces(world)
+        _, protocol = resolve(self.world, self.eval)
+        spaces = stages.checked_spaces(self.world)
         policy = self._policy(spaces)
         beside = self.policy.parent if self.policy and self.policy.exists() else Path()
         best = f"_{BEST}" if self.policy and self.policy.name == BEST else ""
         out = self.out or beside / f"{protocol.starts}_{protocol.name}{best}.json"
-        with stages.open_collector(world, self.rollout, policy) as collector:
-            result, _ = stages.evaluate_stage(collector, policy, world, self.eval, "evaluate")
+        with stages.open_collector(self.world, self.rollout, policy) as collector:
+            result, _ = stages.evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
         out.write_text(result.to_json())
         show_evaluation(result)
         print(f"written to {out}")
+        for shorter in result.each_horizon()[:-1]:
+            steps = "+".join(map(str, shortest(list(shorter.horizons.values()))))
+            beside = out.with_name(f"{out.stem}_within_{steps}{out.suffix}")
+            beside.write_text(shorter.to_json())
+            print(f"success within {steps} steps: {beside}")
         return 0
 
     def _policy(self, spaces: Spaces) -> PolicyBase:

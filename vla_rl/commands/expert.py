@@ -17,7 +17,7 @@ import tyro
 from vla_rl import checkpoint, plugins, stages
 from vla_rl.config import World, to_json
 from vla_rl.demos import DemoSet
-from vla_rl.evaluate import EvalConfig, protocol_id, resolve
+from vla_rl.evaluate import EvalConfig, protocol_id, resolve, shorter_horizons
 from vla_rl.interruption import Interruption
 from vla_rl.metrics import Progress
 from vla_rl.sim import Outcome, SimEnv
@@ -161,6 +161,7 @@ class Command:
             renderer="none",
             tasks=results,
             policy=str(self.out / "expert"),
+            also_within=shorter_horizons(self.world, self.eval),
         )
 
     def _recorded(self, experts: Mapping[Task, StateExpert]) -> DemoSet:

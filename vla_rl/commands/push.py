@@ -103,7 +103,7 @@ def _evaluations(folder: Path) -> list[Path]:
     found = [
         path
         for path in sorted(folder.parent.glob("eval_*.json"))
-        if path.stem != "eval_before" and path.stem.endswith(f"_{BEST}") == is_best
+        if not path.stem.startswith("eval_before") and path.stem.endswith(f"_{BEST}") == is_best
     ]
     other = "policy" if is_best else BEST  # of the same run; its evaluations have other names
     beside = [
@@ -125,7 +125,7 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalResult]:
-    """Evaluations, the newest of each protocol."""
+    """Evaluations at every horizon at which they are told, the newest of each protocol."""
     newest: dict[str, EvalResult] = {}
     for path in paths:
         if not path.is_file():
@@ -137,7 +137,7 @@ def _read(paths: Sequence[Path]) -> list[EvalResult]:
             raise ValueError(
                 f"{path}: {error}; evaluate again, or name others with --evaluations"
             ) from error
-        newest[result.protocol_id] = result
+        newest |= {found.protocol_id: found for found in result.each_horizon()}
     return list(newest.values())
 
 
