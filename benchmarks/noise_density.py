@@ -1,73 +1,96 @@
-"""Which density of correlated exploration noise to learn from: marginal or conditional.
+"""Which density of correlated exploration noise to learn from, each at its best learning rate.
 
 Exploration noise is correlated within a chunk and constant over an episode in part. Its log-prob
-can be taken step by step as if independent (``marginal``: not the density that was sampled from, so
-the gradient is biased) or exactly, given the noise so far (``conditional``). The noise itself, the
-clone, the starts and the budget are the same for both; only the density differs.
+can take every unit by itself (``marginal``: a natural-gradient step in the means), or be the joint
+density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); see
+:mod:`vla_rl.action_head`. The actions are the same for all, and so are clone, starts and budget of
+a seed. Steps of one learning rate are of different sizes, so each density is run with several, and
+the one that does best over the seeds is compared; every run is in the result.
 
-    python -m benchmarks.noise_density [--seeds 3] [--minutes 0.4] [--out runs/noise_density]
+    python -m benchmarks.noise_density [--seeds 3] [--rates 3e-5 1e-4 3e-4] [--env-steps 150000]
+        [--out runs/noise_density]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks._record import write
-from benchmarks._runs import GENEROUS, both, command, evaluated
+from benchmarks._runs import cloned, curve, evaluated, trained
 from vla_rl.statistics import mean_interval
 
-TASK = "drawer-open-v3"
-HORIZON = "90"
-DENSITIES = ("marginal", "conditional")
+TASKS = ("drawer-open-v3", "door-open-v3", "push-v3")
+HORIZON = 200  # far above what the demonstrators need, so that speed alone is no success
+WORLD = ("--tasks", *TASKS, "--max-steps", str(HORIZON))
+DEMOS = ("2", "2", "10")
+DENSITIES = ("marginal", "chunk", "episode")
 
 
-def success(policy: Path, when: str) -> dict[str, float]:
-    """Of a policy on held-out starts, within the horizon of training and within the generous."""
-    short, generous = both(evaluated(policy, policy.parent / "eval.json"))
-    return {when: short.mean.value, f"generous_{when}": generous.mean.value}
+def asking_for(density: str, clone: Path) -> Path:
+    """A copy of a clone whose settings ask for a density; the weights are the same."""
+    copy = clone.parent.parent / density / "policy"
+    if not copy.exists():
+        shutil.copytree(clone, copy)
+        about = json.loads((clone / "config.json").read_text())
+        about["config"]["density"] = density
+        (copy / "config.json").write_text(json.dumps(about, indent=2))
+    return copy
 
 
-def one_seed(folder: Path, seed: int, minutes: float) -> dict[str, Any]:
-    """Before and after RL for both densities, from this seed's demonstrations."""
-    demos = folder / "demos"
-    world = ("--tasks", TASK, "--max-steps", "120")
-    command("record", *world, "--episodes", "2", "--out", demos, "--first", str(100 * seed))
-    found: dict[str, Any] = {"seed": seed}
-    for name in DENSITIES:
-        here = folder / name
-        net = ("--net.density", name)
-        learn = ("--max-steps", HORIZON, "--seed", str(seed))
-        command("sft", "--demos", demos, *learn, *net, "--out", here / "sft", "--sft.steps", "200")
-        clone = here / "sft" / "policy"
-        budget = ("--train.minutes", str(minutes), "--train.iterations", "1000")
-        command("train", "--policy", clone, *learn, *budget, "--out", here / "rl")
-        end = here / "rl" / "policy"
-        found[name] = {**success(clone, "before"), **success(end, "after")}
-        print(seed, name, found[name], flush=True)
-    return found
+def one(folder: Path, start: Path, seed: int, rate: str, env_steps: int) -> dict[str, Any]:
+    """Train, and evaluate on held-out starts."""
+    budget = ("--train.env-steps", str(env_steps), "--learner.lr", rate)
+    result = trained(folder, start, seed, *budget)
+    tasks = {task: found.share.value for task, found in result.tasks.items()}
+    return {"success": result.mean.value, "tasks": tasks, "train_success": curve(folder)}
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=0.4, help="of RL for each")
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
+    parser.add_argument("--rates", nargs="+", default=["3e-5", "1e-4", "3e-4"])
+    parser.add_argument("--env-steps", type=int, default=150_000, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/noise_density"))
     given = parser.parse_args()
-    seeds = [one_seed(given.out / f"seed{s}", s, given.minutes) for s in range(given.seeds)]
-    means = {
-        name: {
-            when: list(mean_interval([seed[name][when] for seed in seeds]))
-            for when in ("before", "after", "generous_before", "generous_after")
+    before = []
+    arms: dict[str, dict[str, list[Any]]] = {d: {r: [] for r in given.rates} for d in DENSITIES}
+    for seed in range(given.seeds):  # seeds outside, so that a cut leaves every arm alike
+        here = given.out / f"seed{seed}"
+        clone = cloned(here, seed, WORLD, DEMOS)
+        before.append(evaluated(clone, here / "eval_before.json").mean.value)
+        for density, rates in arms.items():
+            start = asking_for(density, clone)
+            for rate, found in rates.items():
+                found.append(one(here / f"{density}_{rate}", start, seed, rate, given.env_steps))
+                print(seed, density, rate, found[-1], flush=True)
+    over_seeds = {
+        density: {
+            rate: list(mean_interval([run["success"] for run in found]))
+            for rate, found in rates.items()
         }
-        for name in DENSITIES
-        if len(seeds) > 1
+        for density, rates in arms.items()
     }
-    horizons = {"horizon": int(HORIZON), "generous": GENEROUS}
-    settings = {"task": TASK, **horizons, "minutes": given.minutes}
-    print(write("noise_density", {**settings, "seeds": seeds, "over_seeds": means}))
+    best = {
+        density: max(rates, key=lambda rate: float(np.mean([s["success"] for s in rates[rate]])))
+        for density, rates in arms.items()
+    }
+    whole = {
+        "tasks": list(TASKS),
+        "horizon": HORIZON,
+        "env_steps": given.env_steps,
+        "clones": before,
+        "arms": arms,
+        "over_seeds": over_seeds,
+        "best_rate": best,
+    }
+    print(write("densities", whole))
 
 
 if __name__ == "__main__":

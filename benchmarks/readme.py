@@ -153,6 +153,27 @@ def noise_density(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
+def densities(result: dict[str, Any]) -> str:
+    """Success by density and learning rate."""
+    rows = [["density", "learning rate", "after RL", "each seed", *result["tasks"]]]
+    for name, rates in result["arms"].items():
+        for rate, runs in rates.items():
+            each = ", ".join(f"{100 * run['success']:.0f}" for run in runs)
+            tasks = [
+                sum(run["tasks"][task] for run in runs) / len(runs) for task in result["tasks"]
+            ]
+            label = f"**{rate}**" if rate == result["best_rate"][name] else rate
+            after = percent(result["over_seeds"][name][rate])
+            rows.append([name, label, after, each, *(f"{share:.0%}" for share in tasks)])
+    clones = ", ".join(f"{100 * value:.0f}" for value in result["clones"])
+    note = (
+        f"Success within {result['horizon']} steps; clones of the seeds: {clones} %. "
+        f"{result['env_steps']:,} environment steps of RL. Bold: the best rate of a density. "
+        f"Intervals over seeds (Student's t). {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
 def algorithms(result: dict[str, Any]) -> str:
     """Success, speed and cost by algorithm, best first."""
     tasks = list(result["clone"]["tasks"])
@@ -388,8 +409,8 @@ def gym_ids(result: dict[str, Any]) -> str:
                 f"`{name}` in sixths of training: return "
                 f"{', '.join(f'{value:.3g}' for value in found['return_sixths'])}; success "
                 f"{', '.join(f'{100 * share:.0f} %' for share in found['success_sixths'])}; mean "
-                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}] (Student's t "
-                "over starts)."
+                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}] "
+                "(Student's t over starts)."
             )
         rule = found["protocol"].partition("success=")[2].partition(",")[0]
         rows.append(
@@ -639,6 +660,7 @@ TABLES = {
     "main_job": main_job,
     "rollout_throughput": rollout_throughput,
     "noise_density": noise_density,
+    "densities": densities,
     "algorithms": algorithms,
     "gfpo": gfpo,
     "gspo": gspo,

@@ -58,7 +58,8 @@ class FlowHead(CorrelatedHead, ABC):
     other heads, and the chain's theory stays exact (see :mod:`vla_rl.functional.flow`). Each draw
     has a constant of its own over the episode, and each random step is scored by the density of
     :class:`CorrelatedHead`. A network that was trained from independent noise elsewhere needs
-    ``rho = episode_share = 0``.
+    ``rho = episode_share = 0``. Where only the first steps of a chunk are executed, those are
+    scored, and what the rest of the chunk was while it was denoised counts as given.
 
     Greedy acting (no keys) starts at 0, the mean of the noise, and follows the ODE: no step is
     random. Its log-prob is the density of that chain.
@@ -211,7 +212,9 @@ class OneStepFlowSDE(FlowSDE):
     Which one is drawn for every decision, all equally likely (piRL's hybrid of ODE and SDE). The
     start of the chain and that choice count as part of what was given, so ``raw`` holds the number
     of the step and the samples before and after it, ``[B, 1 + 2 K]``, and the log-prob is that of
-    this one step. Greedy acting records the first step.
+    this one step. The steps after it lead from its sample to the action as the world leads from the
+    action to what follows: that they depend on the weights too gets no gradient. Greedy acting
+    records the first step.
     """
 
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:

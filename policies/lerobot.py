@@ -65,7 +65,8 @@ class Config:
     """How actions get a likelihood; "auto" is the first one. ACT: "laplace"; Diffusion Policy:
     "ddpm"; SmolVLA: "flow_sde" or "flow_noise"."""
     std: float = 0.07
-    """Initial standard deviation of ACT's actions, in [-1, 1]; the others do not use it."""
+    """Initial and least standard deviation of ACT's actions, in [-1, 1]; the others do not use it.
+    """
     rho: float | None = None
     """Correlation of the exploration noise of neighbouring steps of a chunk, in [0, 1); none: 0.5
     for ACT, and 0 for those that denoise, which know no other noise."""

@@ -49,6 +49,7 @@ from tests.test_policies import (  # noqa: F401  # the contract of every policy,
     test_training_mode_changes_nothing,
     test_unknown_instructions_are_refused,
 )
+from vla_rl.action_head import DENSITIES
 from vla_rl.functional import diffusion
 from vla_rl.policies import lerobot
 from vla_rl.policy import load_policy
@@ -358,6 +359,30 @@ def test_imitation_learns_and_respects_the_mask(case: Case) -> None:
         losses.append(float(loss.detach()))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4])
     assert error() < 0.3 * before
+
+
+def test_imitation_draws_from_the_generator_that_is_given(case: Case) -> None:
+    policy = case.make()
+    actions, mask = np.zeros((4, CHUNK, 2), np.float32), np.ones((4, CHUNK), bool)
+    losses = []
+    for seed in (3, 4, 3):
+        generator = torch.Generator().manual_seed(seed)
+        loss = policy.imitation_loss(observe(4), sentences(4), actions, mask, generator=generator)
+        losses.append(float(loss.detach()))
+    assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_any_density_repeats_its_logprob(case: Case, density: str) -> None:
+    policy = case.make(rho=0.5, episode_share=0.2)
+    policy.use_density(density)
+    obs, words = observe(4), sentences(4)
+    chunk = policy.act(obs, words, keys(4))
+    scores = policy.evaluate(obs, words, chunk.raw, chunk.features)
+    np.testing.assert_allclose(scores.logprob.detach().numpy(), chunk.logprob, atol=1e-4)
+    assert policy.exactness().between_decisions == (density == "episode")
+    head = {id(p) for p in policy.groups()["head"]}
+    assert {id(p) for p in policy.deviations()} <= head
 
 
 def test_only_smolvla_reads_instructions(case: Case) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
@@ -42,7 +43,7 @@ def result(*solved: int, protocol: str = "custom:toys:validation") -> EvalResult
     return EvalResult(protocol, "toys", 20, {}, "none", tasks)
 
 
-def validation(*results: EvalResult, **config: int) -> Validation:
+def validation(*results: EvalResult, **config: Any) -> Validation:
     """One whose evaluations give these results, one after the other."""
     given = iter(results)
     return Validation(TrainConfig(**{"eval_every": 1, **config}), lambda: next(given))

@@ -95,7 +95,8 @@ def shorter_horizons(world: World, config: EvalConfig) -> tuple[dict[str, int], 
 
 def _untold(world: World) -> str:
     """Why a long evaluation does not say what happens within a shorter one; empty if it does."""
-    if not vars(world.settings()).get("success_ends", True):
+    ends = vars(plugins.load("envs", world.suite)).get("success_ends", lambda settings: True)
+    if not ends(world.settings()):
         return "success does not end an episode here, so that only what holds at its end counts"
     sequences = [task.id for task in world.resolved() if task.subgoals]
     if sequences:
