@@ -42,6 +42,11 @@ def spaces(settings: Settings) -> Spaces:
     return Spaces((), _SIZE, NUMBERS, 4)
 
 
+def success_ends(settings: Settings) -> bool:
+    """Never."""
+    return settings.success_ends
+
+
 def make(task: Task, settings: Settings) -> StateWorld:
     """An environment for one task.
 

@@ -5,7 +5,7 @@ can take every unit by itself (``marginal``: a natural-gradient step in the mean
 density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); see
 :mod:`vla_rl.action_head`. The actions are the same for all, and so are clone, starts and budget of
 a seed. Steps of one learning rate are of different sizes, so each density is run with several, and
-the one that does best over the seeds is compared; every run is in the result.
+the one that does best on validation starts is compared; every run is in the result.
 
     python -m benchmarks.noise_density [--seeds 3] [--rates 3e-5 1e-4 3e-4] [--env-steps 150000]
         [--out runs/noise_density]
@@ -48,7 +48,14 @@ def one(folder: Path, start: Path, seed: int, rate: str, env_steps: int) -> dict
     budget = ("--train.env-steps", str(env_steps), "--learner.lr", rate)
     result = trained(folder, start, seed, *budget)
     tasks = {task: found.share.value for task, found in result.tasks.items()}
-    return {"success": result.mean.value, "tasks": tasks, "train_success": curve(folder)}
+    on_validation = ("--eval.starts", "validation", "--eval.episodes-per-task", "50")
+    chosen_by = evaluated(folder / "policy", folder / "validation.json", *on_validation)
+    return {
+        "success": result.mean.value,
+        "validation": chosen_by.mean.value,
+        "tasks": tasks,
+        "train_success": curve(folder),
+    }
 
 
 def main() -> None:
@@ -78,7 +85,7 @@ def main() -> None:
         for density, rates in arms.items()
     }
     best = {
-        density: max(rates, key=lambda rate: float(np.mean([s["success"] for s in rates[rate]])))
+        density: max(rates, key=lambda rate: float(np.mean([s["validation"] for s in rates[rate]])))
         for density, rates in arms.items()
     }
     whole = {

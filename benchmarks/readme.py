@@ -409,8 +409,8 @@ def gym_ids(result: dict[str, Any]) -> str:
                 f"`{name}` in sixths of training: return "
                 f"{', '.join(f'{value:.3g}' for value in found['return_sixths'])}; success "
                 f"{', '.join(f'{100 * share:.0f} %' for share in found['success_sixths'])}; mean "
-                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}] "
-                "(Student's t over starts)."
+                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}], "
+                "Student's t over starts."
             )
         rule = found["protocol"].partition("success=")[2].partition(",")[0]
         rows.append(

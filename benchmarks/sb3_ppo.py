@@ -132,23 +132,29 @@ def held_out(world: World, decide: Callable[[Floats], Floats]) -> dict[str, Any]
 
     Args:
         world: Where.
-        decide: From the state ``[S]`` to an action ``[A]``.
+        decide: From states ``[B, S]`` to actions ``[B, A]``.
     """
-    env = simulator(world)
-    returns, solved = [], []
-    for index in range(HELD_OUT):
+    envs = [simulator(world) for _ in range(HELD_OUT)]
+    for index, env in enumerate(envs):
         env.start(seed_for("eval", index))
-        total, outcome = 0.0, None
-        while outcome is None or not (outcome.terminated or outcome.truncated):
-            outcome = env.advance(decide(env.observe().state))
-            total += outcome.reward
-        returns.append(total)
-        solved.append(outcome.success)
-    env.close()
+    returns, solved = np.zeros(HELD_OUT), np.zeros(HELD_OUT, bool)
+    playing = list(range(HELD_OUT))
+    while playing:
+        actions = decide(np.stack([envs[index].observe().state for index in playing]))
+        going_on = []
+        for index, action in zip(playing, actions, strict=True):
+            outcome = envs[index].advance(action)
+            returns[index] += outcome.reward
+            solved[index] = outcome.success
+            if not (outcome.terminated or outcome.truncated):
+                going_on.append(index)
+        playing = going_on
+    for env in envs:
+        env.close()
     return {
-        "returns": returns,
-        "return": float(np.mean(returns)),
-        "success": float(np.mean(solved)),
+        "returns": returns.tolist(),
+        "return": float(returns.mean()),
+        "success": float(solved.mean()),
     }
 
 
@@ -215,9 +221,9 @@ def sb3(folder: Path, job: Job, seed: int, env_steps: int, workers: int) -> dict
     normalised.save(str(folder / "statistics.pkl"))
     normalised.training = False
 
-    def decide(state: Floats) -> Floats:
-        action, _ = model.predict(normalised.normalize_obs(state), deterministic=True)
-        return action
+    def decide(states: Floats) -> Floats:
+        actions, _ = model.predict(normalised.normalize_obs(states), deterministic=True)
+        return actions
 
     return {
         **held_out(job.world, decide),
@@ -238,14 +244,13 @@ def ours(folder: Path, job: Job, seed: int, env_steps: int, workers: int) -> dic
         crew = ("--rollout.workers", str(workers), "--device", "cpu", "--out", out)
         command("train", *job.options, *OURS, *batch, *budget, *crew)
     policy = load_policy(out / "policy")
-    instruction = [job.world.resolved()[0].instruction]
-    size = policy.spaces.image_size
-    images = np.empty((1, 0, size, size, 3), np.uint8)
+    instruction, size = job.world.resolved()[0].instruction, policy.spaces.image_size
 
-    def decide(state: Floats) -> Floats:
-        chunk = policy.act(Observation(images, state[None]), instruction, None)
-        action: Floats = chunk.actions[0, 0]
-        return action
+    def decide(states: Floats) -> Floats:
+        images = np.empty((len(states), 0, size, size, 3), np.uint8)
+        chunk = policy.act(Observation(images, states), [instruction] * len(states), None)
+        actions: Floats = chunk.actions[:, 0]
+        return actions
 
     steps = column(out, "train/env_steps")
     ended = list(zip(steps, column(out, "train/env_reward"), strict=True))
