@@ -78,7 +78,8 @@ class _NormalOfLaplace(torch.autograd.Function):
         e = torch.where(tail > -_FAR, near, (y - y.log()).sqrt())
         e = e + (torch.special.log_ndtr(-e) - tail) * _mills(e)
         ctx.save_for_backward(e)
-        return (torch.sign(u) * e).to(u.dtype)
+        made: Tensor = torch.sign(u) * e
+        return made.to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
