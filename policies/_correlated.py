@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_rl.action_head import DENSITIES, Exactness, HeadBase, known
+from vla_rl.action_head import DENSITIES, Exactness, HeadBase, Sample, known
 from vla_rl.functional.density import copula_logprob
 from vla_rl.policies import _noise
 from vla_rl.policies._head_config import AUTO, HeadConfig
 
 
-class CorrelatedHead(HeadBase):
+class CorrelatedHead(HeadBase, ABC):
     """A head that explores with the noise of :mod:`vla_rl.policies._noise`.
 
     Every random number of a chunk has a normal score e, which at acting is the noise. What the
@@ -44,10 +45,20 @@ class CorrelatedHead(HeadBase):
         whitenings = torch.from_numpy(np.tril(inverses).astype(np.float32))
         self.register_buffer("whitenings", whitenings, persistent=False)
 
+<<<<<<< HEAD
     @property
     def densities(self) -> tuple[str, ...]:
         """Those of ``DENSITIES`` that may be asked for: all, or the one in the settings."""
         return DENSITIES if self.config.density == AUTO else (self.config.density,)
+=======
+    @abstractmethod
+    def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
+        """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
+
+    @abstractmethod
+    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of ``raw`` ``[B, R]`` and entropy, both ``[B, K]`` in nats."""
+>>>>>>> hA
 
     def use_density(self, name: str) -> None:
         """Score by a density from now on, also what was sampled before if ``raw`` allows it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ def time_features(tau: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-class FlowHead(CorrelatedHead, ABC):
+class FlowHead(CorrelatedHead):
     """Denoises a chunk in S steps; a subclass says how random a step is.
 
     A network reads the context, the K = H * A numbers of a noisy chunk and the time, and says

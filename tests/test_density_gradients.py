@@ -156,7 +156,7 @@ def smeared(correlation: float) -> float:
         y = stats.laplace.ppf(stats.norm.cdf(e))
         return float(sign * y * stats.norm.pdf(e))
 
-    return 2 * integrate.quad(at, 0, 8)[0]
+    return 2 * float(integrate.quad(at, 0, 8)[0])
 
 
 # ----------------------------------------------------------------------------- values and actions
@@ -343,7 +343,8 @@ def log_ratio(head: CorrelatedHead, order: np.ndarray, shift: float, wider: floa
             head.log_scale[-1].bias.add_(wider)  # type: ignore[operator]
         elif isinstance(head, _flow.FlowNoise):
             head.spread[-1].bias.add_(wider)  # type: ignore[operator]
-        return head.score(context, WORDS, sample.raw)[0] - sample.logprob
+        after, _ = head.score(context, WORDS, sample.raw)
+        return after - sample.logprob
 
 
 @pytest.mark.parametrize("density", DENSITIES)

@@ -131,8 +131,9 @@ def test_a_deviation_may_leave_its_bounds_again() -> None:
         head.log_std.sub_(1.0)
     assert torch.allclose(head(*rows(1)).log_std, torch.tensor(math.log(0.01)))
     head.score(*rows(4), torch.zeros(4, 6))[1].sum().backward()
+    assert head.log_std.grad is not None
     assert not head.log_std.grad.any()  # descent on the entropy leads further out
-    head.log_std.grad = None
+    head.log_std.grad.zero_()
     (-head.score(*rows(4), torch.zeros(4, 6))[1].sum()).backward()
     assert head.log_std.grad.tolist() == [-12, -12]  # and on its negative back: 4 rows of 3 steps
 
@@ -141,7 +142,7 @@ def test_the_deviation_is_known_unless_it_follows_the_instruction() -> None:
     head = make(std=0.2)
     with torch.no_grad():
         head.log_std[1] = -50.0
-    np.testing.assert_allclose(head.deviation(), [0.2, 0.01], rtol=1e-6)
+    torch.testing.assert_close(head.deviation(), torch.tensor([0.2, 0.01]))
     assert head.deviations() == [head.log_std]
     worded = make(std_by_instruction=True)
     assert worded.deviation() is None

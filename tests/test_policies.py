@@ -223,7 +223,7 @@ def test_a_row_does_not_depend_on_its_batch(case: Case) -> None:
 
 
 def test_noise_follows_the_key(case: Case) -> None:
-    independent = {"rho": 0.0, "episode_share": 0.0}
+    independent: dict[str, Any] = {"rho": 0.0, "episode_share": 0.0}
     policy = case.make(**({} if case.name == "action_tokens" else independent))
     obs, words, order = observe(1)[[0] * 6], [SENTENCES[0]] * 6, keys(6)  # one law for all rows
     mean = policy.act(obs, words, None).raw
@@ -234,9 +234,13 @@ def test_noise_follows_the_key(case: Case) -> None:
 
 
 def test_a_density_can_be_chosen_and_repeats_its_logprob(case: Case) -> None:
-    correlated = {"rho": 0.5, "episode_share": 0.2} if case.name.startswith("pi0") else {}
     if "density" in case.settings:
+        with pytest.raises(ValueError, match="density 'marginal' was asked of a policy whose"):
+            case.make().use_density("marginal")
         return
+    correlated: dict[str, Any] = {}
+    if case.name.startswith("pi0"):
+        correlated = {"rho": 0.5, "episode_share": 0.2}
     policy = case.make(**correlated)
     obs, words = observe(6), sentences(6)
     found = []

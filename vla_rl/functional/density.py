@@ -78,8 +78,8 @@ class _NormalOfLaplace(torch.autograd.Function):
         e = torch.where(tail > -_FAR, near, (y - y.log()).sqrt())
         e = e + (torch.special.log_ndtr(-e) - tail) * _mills(e)
         ctx.save_for_backward(e)
-        quantile: Tensor = (torch.sign(u) * e).to(u.dtype)
-        return quantile
+        made: Tensor = torch.sign(u) * e
+        return made.to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
