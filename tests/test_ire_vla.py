@@ -225,7 +225,7 @@ def kept_by(tmp_path, again: list[bool], at_once: int = 1) -> Successes:
     """A keeper that was given so many solved episodes."""
     collector = Recorded(again)
     demos = DemoSet.create(tmp_path / "own", "point_reach", {}, collector.spaces)
-    keeper = Successes(demos, collector, per_iteration=0, seed=0)
+    keeper = Successes(demos, cast("Collector", collector), per_iteration=0, seed=0)
     for first in range(0, len(again), at_once):
         keeper.add([SOLVED] * len(again[first : first + at_once]))
     return keeper
@@ -240,7 +240,8 @@ def test_an_episode_that_does_not_repeat_is_dropped_and_counted(tmp_path):
     assert keeper.metrics() == {"keeper/kept": 19, "keeper/unrepeated": 2}
     state = keeper.state_dict()
     assert state == {"episodes": 19, "retraced": 21, "unrepeated": 2}
-    other = Successes(keeper.demos, Recorded([False]), per_iteration=0, seed=0)
+    again_not = cast("Collector", Recorded([False]))
+    other = Successes(keeper.demos, again_not, per_iteration=0, seed=0)
     other.load_state_dict(state)
     with pytest.raises(ValueError, match="as were 3 of 22 episodes so far.*vla-rl check"):
         other.add([SOLVED])  # 3 of 22 are more than a tenth
