@@ -45,12 +45,6 @@ class CorrelatedHead(HeadBase, ABC):
         whitenings = torch.from_numpy(np.tril(inverses).astype(np.float32))
         self.register_buffer("whitenings", whitenings, persistent=False)
 
-<<<<<<< HEAD
-    @property
-    def densities(self) -> tuple[str, ...]:
-        """Those of ``DENSITIES`` that may be asked for: all, or the one in the settings."""
-        return DENSITIES if self.config.density == AUTO else (self.config.density,)
-=======
     @abstractmethod
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
@@ -58,7 +52,11 @@ class CorrelatedHead(HeadBase, ABC):
     @abstractmethod
     def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of ``raw`` ``[B, R]`` and entropy, both ``[B, K]`` in nats."""
->>>>>>> hA
+
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """Those of ``DENSITIES`` that may be asked for: all, or the one in the settings."""
+        return DENSITIES if self.config.density == AUTO else (self.config.density,)
 
     def use_density(self, name: str) -> None:
         """Score by a density from now on, also what was sampled before if ``raw`` allows it.

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.helpers import make_policy, play_groups
-from vla_rl import cli, ire_vla
+from vla_rl import cli, ire_vla, stages
 from vla_rl.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.config import read_world
 from vla_rl.demos import DemoSet
@@ -25,8 +27,10 @@ from vla_rl.metrics import read_metrics
 from vla_rl.policies import vla
 from vla_rl.policy import load_policy
 from vla_rl.rollout import PlaySettings
+from vla_rl.sft import DemoAnchor
+from vla_rl.simulation import SlotPool
 from vla_rl.successes import Successes
-from vla_rl.types import EpisodeSpec, Observation, RolloutBatch, seed_for
+from vla_rl.types import EpisodeSpec, Observation, RolloutBatch, Trajectory, seed_for
 
 TASKS = ("red", "green")
 SHORT = (
@@ -164,7 +168,7 @@ def test_an_episode_is_kept_as_it_was_executed(tmp_path):
         seen = demonstration.obs.state[:: policy.chunk]  # at decisions, and in between
         np.testing.assert_array_equal(seen, trajectory.obs.state)
     assert len(few) == 2
-    state = {"episodes": 1}
+    state = {"episodes": 1, "retraced": 3, "unrepeated": 2}
     keeper.load_state_dict(state)
     assert keeper.state_dict() == state
     assert [d.spec for d in demos.load()] == [kept[0].spec]
@@ -187,6 +191,106 @@ def test_greedy_successes_carry_no_exploration_noise(demos, clone, tmp_path):
         wanted = policy.act(first, [demonstration.spec.task.instruction], None).actions[0]
         length = min(len(demonstration), policy.chunk)
         np.testing.assert_allclose(demonstration.actions[:length], wanted[:length], atol=1e-6)
+
+    # They are counted among what stage 1 took.
+    *_, before, last = read_metrics(out / "1_red" / "rl" / "metrics.jsonl")
+    assert last["step"] == before["step"] + 1 == 3
+    assert last["greedy/episodes"] == 24
+    assert last["greedy/success"] == pytest.approx(len(kept) / 24)
+    failed = 20 * (24 - len(kept))  # those went on to the horizon
+    assert last["greedy/env_steps"] == sum(len(d) for d in kept) + failed
+    for name, more in (("env_steps", last["greedy/env_steps"]), ("episodes", 24)):
+        assert last[f"train/{name}"] == before[f"train/{name}"] + more
+
+
+SOLVED = cast("Trajectory", None)  # nothing is asked of it
+
+
+class Recorded:
+    """A collector whose episodes do or do not succeed again, as given."""
+
+    def __init__(self, again: list[bool]) -> None:
+        self._again = iter(again)
+        policy, settings = make_policy(), point_reach.Settings()
+        self.spaces = policy.spaces
+        self._solved = SlotPool("point_reach", settings).record(
+            EpisodeSpec(point_reach.tasks()[0], seed_for("demo", 0))
+        )
+
+    def retrace(self, solved):
+        return [replace(self._solved, success=next(self._again)) for _ in solved]
+
+
+def kept_by(tmp_path, again: list[bool], at_once: int = 1) -> Successes:
+    """A keeper that was given so many solved episodes."""
+    collector = Recorded(again)
+    demos = DemoSet.create(tmp_path / "own", "point_reach", {}, collector.spaces)
+    keeper = Successes(demos, cast("Collector", collector), per_iteration=0, seed=0)
+    for first in range(0, len(again), at_once):
+        keeper.add([SOLVED] * len(again[first : first + at_once]))
+    return keeper
+
+
+@pytest.mark.filterwarnings("ignore:.* it is not kept")
+def test_an_episode_that_does_not_repeat_is_dropped_and_counted(tmp_path):
+    again = [False, True, True, True] + [True] * 16 + [False]
+    with pytest.warns(UserWarning, match="it is not kept, as were 1 of 1 episodes so far"):
+        keeper = kept_by(tmp_path, again)
+    assert len(keeper.demos) == 19
+    assert keeper.metrics() == {"keeper/kept": 19, "keeper/unrepeated": 2}
+    state = keeper.state_dict()
+    assert state == {"episodes": 19, "retraced": 21, "unrepeated": 2}
+    again_not = cast("Collector", Recorded([False]))
+    other = Successes(keeper.demos, again_not, per_iteration=0, seed=0)
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match="as were 3 of 22 episodes so far.*vla-rl check"):
+        other.add([SOLVED])  # 3 of 22 are more than a tenth
+
+
+@pytest.mark.filterwarnings("ignore:.* it is not kept")
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_suite_that_repeats_nothing_ends_the_run(tmp_path, at_once):
+    assert len(kept_by(tmp_path / "four", [False] * 4).demos) == 0
+    with pytest.raises(ValueError, match="as were 5 of 5 .* does not repeat episodes"):
+        kept_by(tmp_path / "five", [False] * 5, at_once)
+
+
+def test_an_episode_that_does_not_even_end_again_is_unsolved():
+    red = point_reach.tasks()[0]
+    pool = SlotPool("point_reach", point_reach.Settings())
+    solved = pool.record(EpisodeSpec(red, seed_for("demo", 0)))
+    assert pool.retrace(solved.spec, solved.actions).success
+    cut = pool.retrace(solved.spec, solved.actions[:-1])
+    assert (len(cut), cut.success) == (len(solved) - 1, False)
+
+
+# --------------------------------------------------------------------- an anchor in stage 1
+
+
+def test_an_anchor_holds_on_to_all_demonstrations(demos, clone, tmp_path, monkeypatch):
+    held = []
+
+    def noted(policy, data, *rest):
+        held.append((data.sentences, len(data)))
+        return DemoAnchor(policy, data, *rest)
+
+    monkeypatch.setattr(stages, "DemoAnchor", noted)
+    words = ("--policy", clone, "--demos", demos, "--tasks", "blue", "--anchor.coef", "1")
+    assert vla_rl("ire-vla", *words, *SHORT, "--out", tmp_path / "out") == 0
+    recorded = DemoSet.open(demos).load()
+    sentences = tuple(t.instruction for t in point_reach.tasks() if t.id in TASKS)
+    assert held == [(sentences, sum(map(len, recorded)))]
+
+
+def test_an_anchor_on_nothing_is_refused_before_any_work(clone, tmp_path, capsys):
+    empty = DemoSet.create(
+        tmp_path / "none", "point_reach", {}, point_reach.spaces(point_reach.Settings())
+    )
+    for command, out in (("ire-vla", "a"), ("train", "b")):
+        words = ("--policy", clone, "--demos", empty.path, "--tasks", "red", "--anchor.coef", "1")
+        assert vla_rl(command, *words, "--out", tmp_path / out) == 2
+        assert "holds none: record some, or set --anchor.coef 0" in capsys.readouterr().err
+        assert not (tmp_path / out).exists()
 
 
 # ------------------------------------------------------------------------- kills in either stage

@@ -12,13 +12,19 @@ import pytest
 from safetensors.numpy import load_file
 
 from vla_rl import checkpoint, cli
+from vla_rl.collector import Collector
 from vla_rl.commands import demo, expert, ire_vla, sft, train
 from vla_rl.config import flat, from_json, to_json
+from vla_rl.learner import Learner
 from vla_rl.metrics import read_metrics
 from vla_rl.parsing import parse
 from vla_rl.resuming import MAY_CHANGE, changes, configuration, flag
 from vla_rl.run_folders import read_run
 
+FRESH = [
+    *("--suite", "point_reach", "--tasks", "red", "--network", "tiny", "--net.chunk", "2"),
+    *("--rewards", "progress", "--train.episodes-per-iteration", "32", "--rollout.workers", "1"),
+]
 COMMANDS = {"train": train, "demo": demo, "ire_vla": ire_vla, "sft": sft, "expert": expert}
 
 
@@ -31,11 +37,7 @@ def vla_rl(*words: str | Path) -> int:
 def begun(tmp_path_factory):
     """A run of two iterations at a learning rate of 1e-4."""
     out = tmp_path_factory.mktemp("resuming") / "run"
-    options = [
-        *("--suite", "point_reach", "--tasks", "red", "--network", "tiny", "--net.chunk", "2"),
-        *("--rewards", "progress", "--train.iterations", "2", "--train.checkpoint-every", "1"),
-        *("--train.episodes-per-iteration", "32", "--rollout.workers", "1"),
-    ]
+    options = [*FRESH, "--train.iterations", "2", "--train.checkpoint-every", "1"]
     assert vla_rl("train", *options, "--out", out) == 0
     return out
 
@@ -161,6 +163,51 @@ def test_the_history_is_no_option(run):
     parsed = parse(train.Command, ["--resume", "--out", str(run)], "train")
     assert parsed.train.minutes == 9
     assert not hasattr(parsed, "history")
+
+
+# ------------------------------------------------------------------------ an error ends the run
+
+
+def failing_from(monkeypatch, kind: type, method: str, call: int) -> None:
+    """Let a method raise from its call of this number on, after it did what it does."""
+    found, calls = getattr(kind, method), []
+
+    def counted(self, *given, **named):
+        result = found(self, *given, **named)
+        calls.append(None)
+        if len(calls) >= call:
+            raise RuntimeError("the simulator is gone")
+        return result
+
+    monkeypatch.setattr(kind, method, counted)
+
+
+def test_an_error_leaves_a_checkpoint_of_the_last_whole_iteration(tmp_path, capsys, monkeypatch):
+    options = [*FRESH, "--train.iterations", "4", "--train.checkpoint-every", "100"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert vla_rl("train", *options, "--out", whole) == 0
+    with monkeypatch.context() as patched:
+        # Of the first, which meets states, and of one for each iteration.
+        failing_from(patched, Collector, "collect", 4)
+        assert vla_rl("train", *options, "--out", cut) == 1
+    said = capsys.readouterr().err
+    assert f"after iteration 2; --resume goes on after iteration 2, saved in {cut}" in said
+    assert "the simulator is gone" in said
+    assert [path.name for path in (cut / "checkpoints").iterdir()] == ["step_000002"]
+    assert vla_rl("train", "--resume", "--out", cut) == 0
+    left, right = (load_file(run / "policy" / "model.safetensors") for run in (whole, cut))
+    assert all((left[name] == right[name]).all() for name in left)
+
+
+def test_weights_in_the_middle_of_an_update_are_not_saved(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    options = [*FRESH, "--train.iterations", "4", "--train.checkpoint-every", "100"]
+    with monkeypatch.context() as patched:
+        failing_from(patched, Learner, "step", 1)
+        assert vla_rl("train", *options, "--out", out) == 1
+    assert "after iteration 0; --resume starts it again" in capsys.readouterr().err
+    assert not (out / "checkpoints").exists()
+    assert vla_rl("train", "--resume", "--out", out) == 0
 
 
 @pytest.mark.parametrize("name", MAY_CHANGE)

@@ -11,6 +11,7 @@ import torch
 from tests.helpers import WORLD, fit, make_policy
 from vla_rl import sft
 from vla_rl.chunks import ChunkDataset
+from vla_rl.distributed import Ranks
 from vla_rl.envs import point_reach
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.simulation import SlotPool
@@ -121,12 +122,59 @@ def test_an_anchor_pulls_towards_the_demonstrations(data, trains):
     assert float(anchor(0).detach()) < before
 
 
+@pytest.mark.parametrize("trains", [("head",), ("vlm", "head")])
+@pytest.mark.parametrize(("world", "micro"), [(1, 0), (1, 10), (3, 0), (3, 7)])
+def test_parts_of_an_anchor_over_ranks_add_up_to_the_whole(data, trains, world, micro):
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(), trains)
+    sizes: list[int] = []
+    found = policy.imitation_loss
+
+    def counted(obs, words, actions, *rest):
+        sizes.append(len(actions))
+        return found(obs, words, actions, *rest)
+
+    def gradient(losses):
+        policy.zero_grad(set_to_none=True)
+        total = 0.0
+        for loss in losses:
+            learner.accumulate(loss)
+            total += float(loss.detach())
+        return total, [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    config = sft.AnchorConfig(coef=2.0, batch_size=40)
+    whole, wanted = gradient([sft.DemoAnchor(policy, data, config, seed=0)(5)])
+    policy.imitation_loss = counted
+    config = replace(config, micro_batch_size=micro)
+    ranks = [sft.DemoAnchor(policy, data, config, 0, Ranks(r, world)) for r in range(world)]
+    parts = [part for anchor in ranks for part in anchor.parts(5)]
+    assert sum(sizes) == 40
+    assert max(sizes) <= (micro or 40)
+    assert len(parts) == {(1, 0): 1, (1, 10): 4, (3, 0): 3, (3, 7): 6}[world, micro]
+    total, gradients = gradient(parts)
+    assert total == pytest.approx(whole, rel=1e-5)
+    for left, right in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-6)
+    assert float(ranks[0](5).detach()) == pytest.approx(whole, rel=1e-5)  # on every rank
+
+
+def test_an_anchor_leaves_torchs_generator_alone(data):
+    policy = make_policy(head="flow_sde")
+    anchor = sft.DemoAnchor(policy, data, sft.AnchorConfig(coef=1.0, micro_batch_size=9), seed=0)
+    stood = torch.get_rng_state()
+    first, other, again = (float(anchor(step).detach()) for step in (4, 5, 4))
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), stood)
+
+
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"batch_size": 0}, {"image_shift": -1}])
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         sft.SFTConfig(**bad)
 
 
-def test_bad_anchor_is_refused():
-    with pytest.raises(ValueError, match="-1"):
-        sft.AnchorConfig(coef=-1.0)
+@pytest.mark.parametrize("bad", [{"coef": -1.0}, {"batch_size": 0}, {"micro_batch_size": -1}])
+def test_bad_anchor_is_refused(bad):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=rf"anchor {name} must .*, got {value}"):
+        sft.AnchorConfig(**bad)

@@ -203,7 +203,8 @@ class Cloning:
         """Take over a state written by :meth:`state_dict`."""
         self.step = state["step"]
         self._rng.bit_generator.state = state["order"]
-        self._noise.set_state(state["noise"])
+        if "noise" in state:  # earlier versions drew from torch's own generator
+            self._noise.set_state(state["noise"])
         if self.validation is not None:
             self.validation.load_state_dict(state["validation"])
 
