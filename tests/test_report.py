@@ -74,7 +74,8 @@ def test_evaluations_during_training_are_open_marks(
     monkeypatch.setattr(report, "FigureCanvasAgg", figures.append)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_: None)
     learning_curve(rows, None, None, tmp_path / "curve.png")
-    middle = figures[0].axes[1]
+    before, middle, _ = figures[0].axes
+    assert middle.get_position().width > 4 * before.get_position().width  # marks take no room
     marks = [line for line in middle.get_lines() if line.get_marker() == "D"]
     drawn = [line.get_xydata().tolist() for line in marks if len(line.get_xdata())]
     assert len(drawn) == marked

@@ -128,7 +128,7 @@ def _draw_validation(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Seque
     if not rows:
         return
     at = np.array([row["train/env_steps"] for row in rows], float)
-    style: dict[str, Any] = {"lw": 0, "marker": "D", "mfc": "none", "ms": 5, "clip_on": False}
+    style: dict[str, Any] = {"lw": 0, "marker": "D", "mfc": "none", "ms": 5}
     for i, task in enumerate(tasks if len(tasks) <= len(PALETTE) else ()):
         values = [outcomes_by_task(row, "validation").get(task) for row in rows]
         axes.plot(at, np.array(values, float), color=PALETTE[i], **style)  # None becomes NaN
