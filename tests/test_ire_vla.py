@@ -112,17 +112,18 @@ def test_the_policy_knows_old_and_new_tasks(run):
     assert set(read_world(folder / "policy").tasks) == set(TASKS)
 
 
-def test_a_new_task_begins_with_a_fresh_critic():
+def test_a_new_task_begins_with_a_fresh_critic_and_the_first_exploration():
     policy = make_policy()
+    deviations = [p.detach().clone() for p in policy.deviations()]
     critic = [p.detach().clone() for p in policy.groups()["critic"]]
     others = [p.detach().clone() for p in (*policy.groups()["vlm"], *policy.groups()["head"])]
     with torch.no_grad():
-        for parameter in policy.groups()["critic"]:
+        for parameter in (*policy.groups()["critic"], *policy.deviations()):
             parameter.add_(1.0)
-    ire_vla.renew_critic(policy, seed=3)
+    ire_vla.renew(policy, deviations, seed=3)
     first = [p.detach().clone() for p in policy.groups()["critic"]]
     assert not any(torch.equal(a, b) for a, b in zip(first, critic, strict=True) if a.any())
-    ire_vla.renew_critic(policy, seed=3)
+    ire_vla.renew(policy, deviations, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first, policy.groups()["critic"], strict=True))
     now = (*policy.groups()["vlm"], *policy.groups()["head"])
     assert all(torch.equal(a, b) for a, b in zip(others, now, strict=True))

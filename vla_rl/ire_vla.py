@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vla_rl import stages
 from vla_rl.collector import Collector
@@ -121,7 +122,11 @@ class Procedure:
         return METHODS[self.config.method]
 
     def run(self, policy: PolicyBase) -> PolicyBase:
-        """Both stages for one task after the other, in place; finished stages are read instead."""
+        """Both stages for one task after the other, in place; finished stages are read instead.
+
+        Every task begins with the exploration of the policy that was cloned.
+        """
+        deviations = [parameter.detach().clone() for parameter in policy.deviations()]
         for number, task in enumerate(self.world.resolved(), start=1):
             folder = self._folder(number, task)
             after_rl, after_both = folder / "rl" / "policy", folder / "policy"
@@ -129,6 +134,8 @@ class Procedure:
                 if done.exists():
                     _take_over(policy, done)
                 else:
+                    if stage == self._reinforce:
+                        renew(policy, deviations, self._seed(number))
                     stage(policy, number, task)
                     stages.save_policy(policy, self._alone(task), done)
         return policy
@@ -140,7 +147,6 @@ class Procedure:
         own = stages.new_demos(folder / "successes", world, append=True)
         if not (out / "checkpoints").exists():  # else as many are kept as at the checkpoint
             own.truncate(0)
-        renew_critic(policy, seed)
         recipe = self.recipe(world, seed)
         keeper = Successes(own, self.collector, self.config.successes_per_iteration, seed)
         executed = self.method.imitates_own and self.config.own_actions == "executed"
@@ -209,13 +215,22 @@ def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
         )
 
 
-def renew_critic(policy: PolicyBase, seed: int) -> None:
-    """Give a policy a critic with fresh weights, which depend on the seed only."""
-    torch.manual_seed(seed)
-    fresh = type(policy).blank(policy.config, policy.spaces)
+def renew(policy: PolicyBase, deviations: Sequence[Tensor], seed: int) -> None:
+    """Give a policy what a new task begins with.
+
+    Args:
+        policy: Changed in place.
+        deviations: Of the exploration, as of ``policy.deviations()``.
+        seed: Of the weights of a fresh critic, which depend on nothing else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(policy).blank(policy.config, policy.spaces)
     with torch.no_grad():
         for old, new in zip(policy.groups()["critic"], fresh.groups()["critic"], strict=True):
             old.copy_(new)
+        for old, first in zip(policy.deviations(), deviations, strict=True):
+            old.copy_(first)
 
 
 def _take_over(policy: PolicyBase, folder: Path) -> None:

@@ -25,7 +25,8 @@ from vla_rl.config import flat, from_json, to_json
 
 _LOOP = (
     *("train.iterations", "train.minutes", "train.env_steps", "train.checkpoint_every"),
-    *("learner.lr", "learner.vlm_lr", "learner.critic_lr"),
+    *("train.eval_every", "train.eval_episodes", "train.early_stop"),
+    *("learner.lr", "learner.vlm_lr", "learner.critic_lr", "learner.std_lr"),
     *("learner.weight_decay", "learner.max_grad_norm"),
 )
 # Not the number of steps: the schedule of the learning rate depends on it.

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from vla_rl.types import Curriculum, EpisodeSpec, Spaces, Trajectory, seed_for
 from vla_rl.validation import Validation
 from vla_rl.workers import cores
 
-MET = 16
+MET = 4
 """Episodes that a policy with fresh weights plays before training."""
 SPACE_FOR_A_RUN = 200 * 2**20  # checkpoints, metrics, video; checked before any long work
 
@@ -186,13 +186,22 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     return policy.to(pick_device(device))
 
 
-def meet_states(
-    collector: Collector, policy: PolicyBase, world: World, seed: int
-) -> RunningMoments:
+class Met(NamedTuple):
+    """What a policy with fresh weights met before training.
+
+    Attributes:
+        states: Statistics of the proprioception.
+        env_steps: Environment steps that it took.
+    """
+
+    states: RunningMoments
+    env_steps: int
+
+
+def meet_states(collector: Collector, policy: PolicyBase, world: World, seed: int) -> Met:
     """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
 
-    A policy that was cloned has this from its demonstrations. Returns the statistics, which go on
-    in training.
+    A policy that was cloned has this from its demonstrations.
     """
     tasks = world.resolved()
     policy.remember([task.instruction for task in tasks])
@@ -203,7 +212,7 @@ def meet_states(
     met = RunningMoments()
     met.add(np.concatenate([t.obs.state for t in episodes]))
     policy.set_statistics(met.mean, met.std)
-    return met
+    return Met(met, sum(t.steps for t in episodes))
 
 
 def open_collector(
@@ -476,15 +485,15 @@ def improve_stage(
     resume: bool,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
-    statistics: RunningMoments | None = None,
+    met: Met | None = None,
 ) -> None:
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
     With an anchor in the recipe, ``demos`` are what it holds on to: all of them, also those of
     tasks that are not practised. A ``keeper`` sees every episode that is played for training;
-    ``statistics`` of the proprioception met so far go on if they are given. Where the recipe asks
-    for evaluations on validation starts, the policy that did best is kept in the run's folder
-    ``best``. Of several ranks only the main one writes and talks.
+    what a policy with fresh weights ``met`` before counts, and its statistics go on if the recipe
+    wants them. Where the recipe asks for evaluations on validation starts, the policy that did best
+    is kept in the run's folder ``best``. Of several ranks only the main one writes and talks.
 
     Raises:
         ValueError: If there is an anchor and nothing to hold on to.
@@ -509,7 +518,8 @@ def improve_stage(
         world.resolved(),
         recipe.train,
         recipe.seed,
-        statistics,
+        met.states if met is not None and recipe.train.running_statistics else None,
+        env_steps=0 if met is None else met.env_steps,
         keeper=keeper,
     )
     validation = validation_of(collector, policy, world, recipe.train, ranks)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl import stages
-from vla_rl.collector import Collector, RolloutConfig
+from vla_rl.collector import RolloutConfig
 from vla_rl.config import World
 from vla_rl.distributed import join
 from vla_rl.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
-from vla_rl.running import RunningMoments
 from vla_rl.sft import AnchorConfig
 from vla_rl.tables import show_kept
 from vla_rl.train import TrainConfig
@@ -83,10 +82,12 @@ class Command:
                 stages.required_demos(demos, self.anchor)
             run = stages.new_run(self.out, self, self.resume, ranks)
             with stages.open_collector(self.world, self.rollout, policy, ranks) as collector:
-                statistics = self._statistics(collector, policy)
+                met = None
+                if self.policy is None:
+                    met = stages.meet_states(collector, policy, self.world, self.seed)
                 stages.improve_stage(
                     *(run, collector, policy, self.world, recipe, demos, self.resume, ranks),
-                    statistics=statistics,
+                    met=met,
                 )
             folder = run.folder / "policy"
             ranks.only_main(lambda: stages.save_policy(policy, self.world, folder))
@@ -94,13 +95,6 @@ class Command:
                 print(f"policy written to {folder}")
                 show_kept(run.folder)
         return 0
-
-    def _statistics(self, collector: Collector, policy: PolicyBase) -> RunningMoments | None:
-        """Those of the first states of a policy with fresh weights, if they are to go on."""
-        if self.policy is not None:
-            return None
-        met = stages.meet_states(collector, policy, self.world, self.seed)
-        return met if self.train.running_statistics else None
 
     def _learner(self) -> LearnerConfig:
         if self.learner.train_vlm is not None:
