@@ -134,25 +134,6 @@ def rollout_throughput(result: dict[str, Any]) -> str:
     return f"{table(*rows)}\n\n{note}"
 
 
-def noise_density(result: dict[str, Any]) -> str:
-    """Success by density."""
-    when = within(result["horizon"])
-    timed = "generous" in result
-    later = [f"{w}, {within(result['generous'])}" for w in ("clone", "after RL")] if timed else []
-    rows = [["density", f"clone, {when}", f"after RL, {when}", "each seed after RL", *later]]
-    for name, found in result["over_seeds"].items():
-        each = ", ".join(f"{100 * seed[name]['after']:.0f}" for seed in result["seeds"])
-        numbers = [percent(found["before"]), percent(found["after"]), each]
-        if timed:
-            numbers += [percent(found[f"generous_{w}"]) for w in ("before", "after")]
-        rows.append([name, *numbers])
-    note = (
-        f"{result['task']}, {result['minutes'] * 60:.0f} s of RL, {len(result['seeds'])} seeds, "
-        f"intervals over seeds (Student's t). {_horizons(result)}{origin(result)}"
-    )
-    return f"{table(*rows)}\n\n{note}"
-
-
 def densities(result: dict[str, Any]) -> str:
     """Success by density and learning rate."""
     rows = [["density", "learning rate", "after RL", "each seed", *result["tasks"]]]
@@ -659,7 +640,6 @@ TABLES = {
     "gym_ids": gym_ids,
     "main_job": main_job,
     "rollout_throughput": rollout_throughput,
-    "noise_density": noise_density,
     "densities": densities,
     "algorithms": algorithms,
     "gfpo": gfpo,
