@@ -24,8 +24,8 @@ class Curriculum:
     Attributes:
         tasks: What to practise.
         seed: Of the draws and of the range of starts.
-        floor: Weight that a task keeps when it is solved or hopeless; one that is half mastered has 1
-            more.
+        floor: Weight that a task keeps when it is solved or hopeless; one that is half mastered
+            has 1 more.
         momentum: Of the running success rate, per group.
     """
 
