@@ -17,6 +17,7 @@ crash, in another process, in another batch) meets the same noise.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def covariance(horizon: int, rho: float, share: float) -> NDArray[np.float64]:
 
 def pick(keys: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """One of ``0 .. count - 1`` for every row ``[B]``, equally likely, from its key ``[B, 2]``."""
-    stream = _Streams()
+    stream = _streams()
     return np.array(
         [
             stream.at(key, _PICK_STREAMS + index).integers(count)
@@ -93,11 +94,17 @@ def _normals(
     """Standard normals of the episodes ``[B, A]`` and of the decisions ``[B, H, A]``."""
     episode = np.empty((len(keys), action_dim))
     decision = np.empty((len(keys), horizon, action_dim))
-    stream = _Streams()
+    stream = _streams()
     for row, (key, index) in enumerate(keys.astype(np.uint64).tolist()):
         stream.at(key, _EPISODE_STREAM).standard_normal(out=episode[row])
         stream.at(key, index + 1).standard_normal(out=decision[row])
     return episode, decision
+
+
+@functools.cache
+def _streams() -> _Streams:
+    """The one of this process: making a generator costs more than a draw."""
+    return _Streams()
 
 
 class _Streams:

@@ -184,7 +184,7 @@ def fresh(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "fresh"
     options = [
         *("--suite", "point_reach", "--tasks", "red", "--network", "tiny", "--net.chunk", "2"),
-        *("--rewards", "progress", "--train.iterations", "2", "--train.checkpoint-every", "1"),
+        *("--rewards", "dense", "--train.iterations", "2", "--train.checkpoint-every", "1"),
         *("--train.episodes-per-iteration", "64", "--rollout.workers", "1"),
     ]
     assert vla_rl("train", *options, "--out", out) == 0
@@ -223,8 +223,9 @@ def test_a_run_from_fresh_weights_can_be_resumed(fresh, tmp_path, capsys):
     assert "resuming after iteration 2" in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
     before, after = (load_file(run / "policy" / "model.safetensors") for run in (fresh, out))
-    for name in ("state_mean", "state_std"):
-        assert (before[name] == after[name]).all()
+    # Statistics go on: what was met in one more iteration moves them a little.
+    moved = np.abs(before["state_mean"] - after["state_mean"]) / before["state_std"]
+    assert 0 < moved.max() < 0.5
     assert (before["vision.weight"] != after["vision.weight"]).any()
 
 

@@ -111,7 +111,7 @@ UPDATES = {
 def updated(name, ranks):
     """Parameters and metrics after one update."""
     algorithm, policy = UPDATES[name](), make_policy()
-    config = LearnerConfig(lr=3e-4, weight_decay=0.01)
+    config = LearnerConfig(lr=3e-4, weight_decay=0.01, warmup_steps=0)
     learner = Learner(policy, config, algorithm.trains, ranks=ranks)
     learner.reference = copy.deepcopy(policy)
     metrics = algorithm.update(
@@ -154,7 +154,7 @@ def train_words(out, policy):
         *("train", "--policy", policy, "--out", out, "--algorithm", "grpo"),
         # Torch-free workers start sooner. 7 groups, which two processes cannot share evenly.
         *("--rollout.placement", "served", "--train.episodes-per-iteration", "56"),
-        *("--rewards", "progress", "--train.iterations", "3"),
+        *("--rewards", "dense", "--train.iterations", "3"),
     ]
 
 

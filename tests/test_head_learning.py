@@ -51,7 +51,7 @@ def clone(request):
     with torch.no_grad():
         network[-1].bias += drift * torch.tensor([1.0, -1.0, 1.0, -1.0])
     before = success(policy)
-    assert before < 0.2
+    assert before < 0.25
     return policy, before, rates
 
 

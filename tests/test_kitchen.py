@@ -11,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from tests.helpers import make_policy, play_groups
 from vla_rl.envs import franka_kitchen
 from vla_rl.envs.franka_kitchen import ELEMENTS, SEQUENCES, VARIANTS, Settings
+from vla_rl.types import DenseReward
 
 pytestmark = pytest.mark.sim
 
@@ -204,15 +204,10 @@ def test_progress_is_the_share_of_the_way_to_the_threshold():
     assert (outcome.progress, outcome.reward, outcome.completed) == (1.0, 1.0, 0)
 
 
-def test_the_dense_reward_is_at_most_one():
-    episode = play_groups(make_policy(), 3, 1)[0][0]
-    paid = np.zeros(episode.decisions, np.float32)
-    paid[0] = 2.0
-    for task, expected in ((TASKS["kitchen-complete"], 0.5), (TASKS["kettle"], 2.0)):
-        played = replace(episode, spec=replace(episode.spec, task=task), env_reward=paid)
-        found = franka_kitchen.dense_reward(played)
-        assert found.dtype == np.float32
-        assert found.tolist() == [expected, *[0.0] * (episode.decisions - 1)]
+def test_the_dense_reward_is_the_share_of_what_was_done_and_is_paid_once():
+    for name, scale in (("kitchen-complete", 0.25), ("kettle", 1.0)):
+        found = franka_kitchen.dense_reward(TASKS[name])
+        assert found == DenseReward(scale=scale, solved_step=0.0)
 
 
 # -------------------------------------------------------------------------------- the experts

@@ -122,7 +122,7 @@ def gradient_at_step(learner, parameter):
 def test_gradients_are_clipped_to_the_norm():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(max_grad_norm=0.5), ("head",))
-    parameter = policy.groups()["head"][0]
+    parameter = policy.groups()["head"][-1]
     seen = gradient_at_step(learner, parameter)
     learner.accumulate((100 * parameter).sum())
     step = learner.step()
@@ -134,7 +134,7 @@ def test_gradients_are_clipped_to_the_norm():
 def test_losses_add_up_until_the_step():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(max_grad_norm=1e9), ("head",))
-    parameter = policy.groups()["head"][0]
+    parameter = policy.groups()["head"][-1]
     seen = gradient_at_step(learner, parameter)
     learner.accumulate(parameter.sum())
     learner.accumulate((2 * parameter).sum())
@@ -171,7 +171,7 @@ def test_the_regulariser_is_part_of_every_step():
 def test_a_large_gradient_of_the_critic_leaves_the_actors_alone():
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(max_grad_norm=1.0), ("head", "critic"))
-    actor, critic = policy.groups()["head"][0], policy.groups()["critic"][0]
+    actor, critic = policy.groups()["head"][-1], policy.groups()["critic"][-1]
     seen = gradient_at_step(learner, actor)
     learner.accumulate(1e-3 * actor.sum() + 1e3 * critic.sum())
     step = learner.step()

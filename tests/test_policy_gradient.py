@@ -32,7 +32,7 @@ WITHOUT_KL = {"kl_coef": 0.0, "kl_placement": "none"}
 def make_learner(trains=("head",), lr=1e-4, ranks=ALONE, max_grad_norm=1e9, change=None) -> Learner:
     """A policy that is the same every time, and what it was before ``change`` as reference."""
     policy = make_policy()
-    config = LearnerConfig(lr=lr, max_grad_norm=max_grad_norm, warmup_steps=0)
+    config = LearnerConfig(lr=lr, std_lr=lr, max_grad_norm=max_grad_norm, warmup_steps=0)
     learner = Learner(policy, config, trains, ranks=ranks)
     learner.reference = copy.deepcopy(policy).requires_grad_(False)
     if change is not None:
@@ -90,7 +90,8 @@ def batch(groups):
 def gradients(algorithm, batch, learner=None, seed=0):
     """Of all trained parameters as one vector, before every step of an update."""
     learner = learner or make_learner()
-    parameters = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    trained = learner.policy.groups().values()
+    parameters = [p for group in trained for p in group if p.requires_grad]
     caught = []
 
     def catch(*_):

@@ -118,7 +118,7 @@ def test_final_value_only_after_a_time_limit_and_only_if_asked():
     with torch.no_grad():
         for parameter in policy.groups()["critic"]:
             parameter.normal_(0, 0.5)
-    keys = episode_keys(0, "three", count=len(specs))
+    keys = episode_keys(1, "final", count=len(specs))
     asked = play_here(policy, specs, keys, final_value=True)
     assert any(t.truncated for t in asked)
     assert any(t.success for t in asked)

@@ -47,7 +47,7 @@ def finishing(case: Case) -> Finding:
     short, solved = [], []
     for seed in case.seeds:
         act = _at_random(seed) if expert_for is None else expert_for(case.task)
-        *before, last = _checked_episode(case, seed, act, case.task.max_steps)
+        *before, last = _episode(case, seed, act)
         if last.success:
             short.append(max((outcome.reward for outcome in before), default=0.0))
             solved.append(last.reward)
@@ -67,6 +67,18 @@ def finishing(case: Case) -> Finding:
         "`--rewards dense` teaches to put it off: state solved_step in dense_reward(task) (0 if "
         "rewards are paid once), or let success not end an episode",
     )
+
+
+def _episode(case: Case, seed: int, act: Expert) -> list[Outcome]:
+    """The outcomes of a whole episode; what is wrong with them is for others to find."""
+    env = case.env
+    env.start(seed)
+    played = []
+    for _ in range(case.task.max_steps):
+        played.append(env.advance(np.clip(act(env), -1.0, 1.0).astype(np.float32)))
+        if played[-1].terminated or played[-1].truncated:
+            break
+    return played
 
 
 def _at_random(seed: int) -> Expert:

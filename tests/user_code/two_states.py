@@ -1,7 +1,8 @@
 """Two states, for which the best policy is known: stay short of the goal, or finish.
 
 A positive action finishes, any other stays. Staying is paid ``HOVER`` a step and finishing
-``SOLVED``, as a dense reward that measures how near the goal is would do.
+``SOLVED``, as a dense reward that measures how near the goal is would do. The time is to be seen,
+so that a critic may know what is left of it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def tasks() -> tuple[Task, ...]:
 
 
 def spaces(settings: Settings) -> Spaces:
-    return Spaces((), 16, 1, 1)
+    return Spaces((), 16, 2, 1)
 
 
 def success_ends(settings: Settings) -> bool:
@@ -73,7 +74,8 @@ class TwoStates(SimEnv):
 
     def observe(self) -> Observation:
         images = np.zeros((0, 16, 16, 3), np.uint8)
-        return Observation(images, np.array([float(self.state.solved)], np.float32))
+        late = self.state.steps / self.task.max_steps
+        return Observation(images, np.array([self.state.solved, late], np.float32))
 
     def snapshot(self) -> State:
         return self.state
