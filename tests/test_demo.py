@@ -18,7 +18,7 @@ SHORT = [
     *("--sft.steps", "60", "--train.iterations", "2", "--train.minutes", "0"),
     *("--train.episodes-per-iteration", "12", "--algo.group-size", "4"),
     *("--train.eval-every", "1", "--train.eval-episodes", "2"),
-    *("--eval.episodes-per-task", "4", "--eval.max-steps", "130"),
+    *("--eval.episodes-per-task", "4", "--eval.max-steps", "160"),
 ]
 
 
@@ -33,10 +33,10 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert before.protocol_id == after.protocol_id
     assert before.horizon == 130
     assert [list(each.horizons.values()) for each in after.each_horizon()] == [
-        [100, 90, 90],
+        [150, 100, 100],
         [130] * 3,
     ]
-    assert set(before.tasks) == {"drawer-open-v3", "door-open-v3", "push-v3"}
+    assert set(before.tasks) == {"drawer-open-v3", "push-v3", "sweep-into-v3"}
     assert before.renderer.split(":")[0] in ("egl", "osmesa")
     rows = read_metrics(out / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/success" in row] == [1, 2]
@@ -50,8 +50,8 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert (out / "learning_curve.png").stat().st_size > 10_000
     page = (out / "summary.html").read_text()
     assert "data:video/mp4" in page
-    assert "3 tasks within 100/90/90 steps" in page
-    assert "3 tasks within 130 steps" in page
+    assert "3 tasks within 150/100/100 steps" in page
+    assert "3 tasks within 160 steps" in page
     assert "--eval.protocol metaworld-official" in page
     assert "metaworld-vla" not in page  # it asks for another camera
     assert "the best one, after iteration" in page
@@ -59,7 +59,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     assert json.loads((out / "config.json").read_text())["algorithm"] == "dapo"
     shown = " ".join(capsys.readouterr().out.split())
     assert "summary.html" in shown
-    assert "within 100/90/90 steps" in shown
+    assert "within 150/100/100 steps" in shown
 
     # Again with --resume: finished stages are kept, training has nothing left to do.
     assert cli.main(["demo", "--out", str(out), "--resume"]) == 0

@@ -29,10 +29,10 @@ class World:
     suite: str = "metaworld"
     """Suite of tasks: a name that `vla-rl list envs` shows, `gym:ID` for any Gymnasium environment,
     or a dotted path to a module."""
-    tasks: tuple[str, ...] = ("drawer-open-v3", "door-open-v3", "push-v3")
+    tasks: tuple[str, ...] = ("drawer-open-v3", "push-v3", "sweep-into-v3")
     """Tasks of the suite, and names of its splits, which stand for several; `vla-rl list tasks`
     shows both. `all` is a split of every suite."""
-    max_steps: tuple[int, ...] | None = (100, 90, 90)
+    max_steps: tuple[int, ...] | None = (150, 100, 100)
     """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
     env: Any = None
     """Settings of the suite (cameras, image size, rendering quality)."""

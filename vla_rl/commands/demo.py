@@ -26,6 +26,7 @@ from vla_rl.train import TrainConfig
 from vla_rl.types import EpisodeSpec
 from vla_rl.workers import cores
 
+ENV_STEPS = 450_000  # what two cores do in the minutes; a faster machine is done sooner
 STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
 
 
@@ -39,7 +40,7 @@ class Command:
     """Go on with an interrupted demo: finished stages are kept."""
     world: World = field(default_factory=World)
     """Which tasks, cameras and horizon."""
-    demos: tuple[int, ...] = (2, 2, 10)
+    demos: tuple[int, ...] = (1, 10, 10)
     """Demonstrations of every task: one number for all, or one for each task."""
     network: str = "vla"
     """Policy network."""
@@ -60,10 +61,12 @@ class Command:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
     train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(iterations=1000, minutes=3.75, checkpoint_every=10)
+        default_factory=lambda: TrainConfig(
+            iterations=1000, minutes=3.5, env_steps=ENV_STEPS, checkpoint_every=10
+        )
     )
-    """The RL loop."""
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    """The RL loop; whichever of its limits comes first ends it."""
+    eval: EvalConfig = field(default_factory=lambda: EvalConfig(max_steps=200))
     """How success is measured, before and after. With a --eval.max-steps that gives time to spare,
     success within the horizon of training is told beside it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
