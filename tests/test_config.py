@@ -164,9 +164,9 @@ def test_specialise_changes_a_fields_type_and_default():
 @pytest.mark.parametrize(
     ("tasks", "horizons"),
     [
-        ([], (100, 90, 90)),
-        (["push-v3"], (90,)),
-        (["push-v3", "drawer-open-v3"], (90, 100)),
+        ([], (150, 100, 100)),
+        (["push-v3"], (100,)),
+        (["push-v3", "drawer-open-v3"], (100, 150)),
         (["push-v3", "reach-v3"], None),  # reach-v3 has no horizon in this world
     ],
 )

@@ -31,10 +31,10 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
         for when in ("before", "after")
     )
     assert before.protocol_id == after.protocol_id
-    assert before.horizon == 130
+    assert before.horizon == 160
     assert [list(each.horizons.values()) for each in after.each_horizon()] == [
         [150, 100, 100],
-        [130] * 3,
+        [160] * 3,
     ]
     assert set(before.tasks) == {"drawer-open-v3", "push-v3", "sweep-into-v3"}
     assert before.renderer.split(":")[0] in ("egl", "osmesa")
@@ -45,7 +45,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     policy = load_policy(out / "policy")
     assert load_policy(out / "best").text_memory.keys() == policy.text_memory.keys()
     assert len(policy.text_memory) == 3
-    assert minari.MinariDataset(out / "demos").total_episodes == 14
+    assert minari.MinariDataset(out / "demos").total_episodes == 21
     assert len(list(imageio.get_reader(out / "before_after.mp4").iter_data())) > 20
     assert (out / "learning_curve.png").stat().st_size > 10_000
     page = (out / "summary.html").read_text()
@@ -63,7 +63,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
 
     # Again with --resume: finished stages are kept, training has nothing left to do.
     assert cli.main(["demo", "--out", str(out), "--resume"]) == 0
-    assert minari.MinariDataset(out / "demos").total_episodes == 14
+    assert minari.MinariDataset(out / "demos").total_episodes == 21
     # And without it, the folder is not overwritten.
     assert cli.main(["demo", "--out", str(out), *SHORT]) == 2
     assert "already holds a run" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,6 +335,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(demos, clone, tmp_path, rea
             assert one.spec == other.spec
             assert (one.actions == other.actions).all()
             assert (one.obs.images == other.obs.images).all()
+
+
+@pytest.mark.parametrize(
+    "algorithm", [("gspo",), ("gfpo", "--algo.adaptive", "--algo.group-size", "16")]
+)
+def test_the_second_task_knows_nothing_of_the_first_ones_algorithm(
+    demos, clone, tmp_path, algorithm
+):
+    """A measured clip range, or how hard starts were, belongs to one task: resumed or not."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = ("--policy", clone, "--demos", demos, "--tasks", *TASKS, "--algorithm", *algorithm)
+    short = ("--train.iterations", "2", "--train.episodes-per-iteration", "96", "--sft.steps", "20")
+    assert vla_rl("ire-vla", *words, *short, "--rollout.workers", "1", "--out", whole) == 0
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "2_green")
+    shutil.rmtree(cut / "policy")
+    assert vla_rl("ire-vla", "--out", cut, "--resume") == 0
+    left, right = (load_file(run / "policy" / "model.safetensors") for run in (whole, cut))
+    assert all((left[name] == right[name]).all() for name in left)
 
 
 # --------------------------------------------------------------------- features of a frozen part
