@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from vla_rl.action_head import HeadBase, Sample
 from vla_rl.policies import _noise, _vlm
 from vla_rl.policies._backbones import BackboneConfig, uses_bfloat16
+from vla_rl.policies._cache import goes_on_from
 from vla_rl.policies._vlm_inputs import Description
 from vla_rl.types import Spaces
 
@@ -132,7 +133,7 @@ class Speaker(_vlm.VLMBackbone):
                     if step:
                         out = self.net.base_model(
                             input_ids=self.ids[said[rows, step - 1], None],
-                            past_key_values=out.past_key_values,
+                            **goes_on_from(self.net.base_model, out.past_key_values),
                             use_cache=True,
                         )
                     said[rows, step] = pick(step, rows, out.last_hidden_state[:, -1])

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from transformers import DynamicCache
 
 from vla_rl.action_head import Sample
+from vla_rl.policies._cache import goes_on_from
 from vla_rl.policies._flow import (
     FlowHead,
     FlowNoise,
@@ -63,10 +64,11 @@ class Expert(nn.Module):
             samples.reshape(-1, self.chunk, self.action_dim),
             1 - tau[..., 0].expand(rows, steps).flatten(),
         )
+        keys_and_values = DynamicCache(zip(cached[::2], cached[1::2], strict=True))
         states = self.net.model(
             action_embeds=embedded,
             attention_mask=repeated(mask),
-            past_key_values=DynamicCache(zip(cached[::2], cached[1::2], strict=True)),
+            **goes_on_from(self.net.model, keys_and_values),
         ).last_hidden_state[:, -self.chunk :]
         velocity = -self.net.action_out_proj(states)
         return velocity.view_as(samples), states.view(rows, steps, self.chunk, self.width)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vla_rl.policies._cache import goes_on_from
+
 # One position per token and no mask besides the causal one.
 FAMILIES = ("llava", "smolvlm", "idefics3", "internvl", "fast_vlm")
 SHORTEST = 8  # tokens; prompts are read one by one here, which less would not repay
@@ -52,17 +54,14 @@ class Prefixes:
         for tokens, members in groups.items():
             rows = torch.tensor(members, device=ids.device)
             start = tokens.index(self._image_token)
-            part = (
-                self._net[0]
-                .base_model(
-                    input_ids=ids[rows, start : len(tokens)],
-                    attention_mask=inputs["attention_mask"][rows, : len(tokens)],
-                    past_key_values=self._begun(tokens[:start], len(members), ids.device),
-                    mm_encoder_outputs={"image": look(rows)},
-                    use_cache=True,
-                )
-                .last_hidden_state
-            )
+            model = self._net[0].base_model
+            part = model(
+                input_ids=ids[rows, start : len(tokens)],
+                attention_mask=inputs["attention_mask"][rows, : len(tokens)],
+                **goes_on_from(model, self._begun(tokens[:start], len(members), ids.device)),
+                mm_encoder_outputs={"image": look(rows)},
+                use_cache=True,
+            ).last_hidden_state
             if found is None:
                 found = part.new_zeros(*ids.shape, part.shape[-1])
             found[rows, start : len(tokens)] = part

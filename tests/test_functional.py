@@ -465,3 +465,33 @@ def test_minibatch_weights_add_up_to_the_batch():
     whole = (weights * loss).sum()
     parts = sum((weights[:, t] * loss[:, t]).sum() for t in range(7))
     torch.testing.assert_close(whole, parts)
+
+
+# ------------------------------------------------------------------------ contrast and rounding
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_contrast_is_relative_to_the_size_of_the_returns(unit):
+    group = torch.zeros(4, dtype=torch.long)
+    crumbs = unit * torch.tensor([100.0, 100.0, 100.00001, 99.99999])  # of summing floats
+    assert not F.has_contrast(crumbs)
+    assert not F.group_relative(crumbs, group).any()
+    assert not F.leave_one_out(crumbs, group).any()
+    real = unit * torch.tensor([100.0, 100.0, 100.1, 99.9])
+    assert F.has_contrast(real)
+    assert float(F.group_relative(real, group).abs().max()) > 0.5
+    assert not F.has_contrast(torch.zeros(4))
+    assert not F.has_contrast(torch.zeros(0))
+
+
+def test_equal_values_but_for_rounding_are_whitened_to_nothing():
+    values = torch.tensor([0.3, 0.3, 0.3 + 1e-8])
+    assert F.whiten(values, torch.ones(3)).tolist() == [0, 0, 0]
+
+
+def test_returns_to_go_with_what_follows_the_end():
+    reward = torch.tensor([[1.0, 2.0, 0.0], [1.0, 1.0, 1.0]])
+    valid = torch.tensor([[True, True, False], [True, True, True]])
+    found = F.returns_to_go(reward, 0.5, torch.tensor([8.0, 0.0]), valid)
+    # 2 + 8 / 2 = 6 and 1 + 6 / 2 = 4; 1, 1.5 and 1.75
+    assert found.tolist() == [[4.0, 6.0, 0.0], [1.75, 1.5, 1.0]]

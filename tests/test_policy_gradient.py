@@ -867,6 +867,60 @@ def test_an_entropy_bonus_widens_the_policy(groups):
     assert (learner.policy.head.log_std > before).all()
 
 
+def test_what_was_not_executed_may_have_no_entropy_at_all(batch, monkeypatch):
+    learner = make_learner()
+    evaluate = learner.evaluate
+
+    def with_holes(of, rows):
+        scores = evaluate(of, rows)
+        executed = torch.from_numpy(of.mask[rows[:, 0], rows[:, 1]])
+        hole = torch.full_like(scores.entropy, torch.nan)
+        return replace(scores, entropy=torch.where(executed, scores.entropy, hole))
+
+    monkeypatch.setattr(learner, "evaluate", with_holes)
+    algorithm = combined("token", "token-mean", entropy_coef=0.1)
+    log = algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
+    assert np.isfinite(log["actor/entropy"])
+    assert learner.skipped == 0
+
+
+# ----------------------------------------------------------------------- decisions by themselves
+
+
+def test_reinforce_plus_plus_credits_what_came_after(groups):
+    """Two rewards on the way: a decision is no better for what was paid before it."""
+
+    def paid(t):
+        reward = np.zeros(t.decisions, np.float32)
+        reward[0] = 5.0
+        reward[-1] += 1.0
+        return replace(t, reward=reward)
+
+    algorithm = GroupRelative(adv_estimator="reinforce_plus_plus", group_size=1)
+    batch = RolloutBatch.pack([[paid(t)] for group in groups for t in group])
+    reward = torch.from_numpy(batch.reward)
+    advantage = algorithm.advantage(batch, reward)
+    weight = torch.from_numpy(batch.mask).sum(2).float()
+    torch.testing.assert_close(advantage, F.whiten(F.returns_to_go(reward), weight))
+    later = torch.from_numpy(batch.valid[:, 1:])
+    assert len(advantage[:, 1:][later].unique()) == 1  # all have the last 1 ahead of them
+    assert algorithm.credits_decisions
+
+
+@pytest.mark.parametrize("algorithm", [ppo.Algorithm(), loop.Algorithm()])
+def test_one_unlikely_action_does_not_take_the_whole_gradient(algorithm):
+    """At a log-ratio of 15 with a negative advantage a plain clip lets everything through."""
+    logprob = torch.tensor([[15.0, 0.0]], requires_grad=True)
+    mask, episode = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    ratio = F.log_ratio(logprob, torch.zeros(1, 2), mask, "action", episode)
+    clips = (algorithm.clip_ratio_low, algorithm.clip_ratio_high, algorithm.clip_ratio_c)
+    advantage = torch.tensor([[-1.0]])
+    out = F.surrogate_loss("ppo_clip", logprob, ratio, advantage, mask, episode, *clips)
+    (gradient,) = torch.autograd.grad(out.loss.sum(), logprob)
+    assert gradient.tolist() == [[0.0, 1.0]]
+    assert out.clipped.tolist() == [[True, False]]
+
+
 # ----------------------------------------------------------------------------------------- refusals
 
 

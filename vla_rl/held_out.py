@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_rl import seeding
 from vla_rl.chunks import ChunkDataset
-from vla_rl.imitation import imitation_loss, kept_features
+from vla_rl.imitation import imitation_loss, kept_features, noise_generator
 from vla_rl.policy import Policy
 from vla_rl.types import Bools, Demonstration, EpisodeSpec
 
@@ -121,7 +121,7 @@ class Validation:
 
     def loss(self) -> float:
         """The loss of every row, as training has it but without augmentation or gradient."""
-        noise = seeding.torch_generator(self._seed, "noise of validation")
+        noise = noise_generator(self._seed, "noise of validation")
         losses, counts = [], []
         with torch.no_grad():
             for of_task in self._data.rows_by_task():

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_rl import seeding
 from vla_rl.chunks import ChunkBatch, ChunkDataset
 from vla_rl.policy import Policy
 from vla_rl.types import Array
@@ -17,6 +18,11 @@ def imitation_loss(
     """A policy's loss towards the chunks of a batch, with or without kept features of its rows."""
     obs, words, actions, mask, _ = batch
     return policy.imitation_loss(obs, words, actions, mask, features, noise)
+
+
+def noise_generator(seed: int, use: str, *index: int) -> torch.Generator:
+    """A generator on the CPU of the noise that some heads imitate with, for one use."""
+    return torch.Generator().manual_seed(seeding.word(seed, use, *index))
 
 
 def kept_features(policy: Policy, data: ChunkDataset, batch_size: int) -> Array:

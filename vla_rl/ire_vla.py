@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_rl import stages
+from vla_rl import seeding, stages
 from vla_rl.collector import Collector
 from vla_rl.config import World
 from vla_rl.demos import DemoSet
@@ -192,7 +192,7 @@ class Procedure:
 
     def _seed(self, number: int) -> int:
         """Another one for every task."""
-        return int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        return int(seeding.sequence(self.seed, "task", number).generate_state(1)[0])
 
 
 def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-import torch
 
 
 def sequence(seed: int, use: str, *index: int) -> np.random.SeedSequence:
@@ -23,7 +22,6 @@ def generator(seed: int, use: str, *index: int) -> np.random.Generator:
     return np.random.default_rng(sequence(seed, use, *index))
 
 
-def torch_generator(seed: int, use: str, *index: int) -> torch.Generator:
-    """Torch's generator (on the CPU) for one use; the global one is left alone."""
-    word = int(sequence(seed, use, *index).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.Generator().manual_seed(word)
+def word(seed: int, use: str, *index: int) -> int:
+    """A number below 2^63 for one use, to seed generators of other libraries."""
+    return int(sequence(seed, use, *index).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -15,7 +15,7 @@ from vla_rl import seeding
 from vla_rl.chunks import ChunkDataset
 from vla_rl.distributed import ALONE, Ranks
 from vla_rl.held_out import Validation
-from vla_rl.imitation import imitation_loss, kept_features
+from vla_rl.imitation import imitation_loss, kept_features, noise_generator
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
 from vla_rl.types import Observation
@@ -154,8 +154,8 @@ class Cloning:
             )
         self._kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
         self._spread = data.obs.state.std(axis=0)
-        self._rng = np.random.default_rng([seed, 1])
-        self._noise = seeding.torch_generator(seed, "noise of cloning")
+        self._rng = seeding.generator(seed, "order of cloning")
+        self._noise = noise_generator(seed, "noise of cloning")
 
     def advance(self) -> float:
         """One gradient step; returns the loss."""
@@ -301,6 +301,6 @@ class DemoAnchor:
         rows = pieces[number]
         share = self._data.mask[rows].sum() / self._data.mask[np.concatenate(pieces)].sum()
         features = None if self._features is None else self._features[rows]
-        noise = seeding.torch_generator(self._seed, "noise of the anchor", step, number)
+        noise = noise_generator(self._seed, "noise of the anchor", step, number)
         loss = imitation_loss(self._policy, self._data.take(rows), features, noise)
         return self._config.coef * float(share) * loss

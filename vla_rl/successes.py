@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from vla_rl import seeding
 from vla_rl.collector import Collector
 from vla_rl.demos import DemoSet
 from vla_rl.types import Group, Trajectory
@@ -47,7 +46,7 @@ class Successes:
         """Append what was solved, or as much of it as is wanted."""
         solved = [t for group in groups for t in group if t.success]
         if self._most and len(solved) > self._most:
-            rng = np.random.default_rng([self._seed, 4, iteration])
+            rng = seeding.generator(self._seed, "successes to keep", iteration)
             drawn = rng.choice(len(solved), self._most, replace=False)
             solved = [solved[i] for i in sorted(drawn)]
         self.add(solved)

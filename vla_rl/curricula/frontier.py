@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_rl import seeding
 from vla_rl.curricula.uniform import fresh_seed
 from vla_rl.types import EpisodeSpec, Group, Task
 
@@ -41,7 +42,7 @@ class Curriculum:
         rate = np.array([self.success.get(task.id, 0.5) for task in self.tasks])
         weight = self.floor + 4 * rate * (1 - rate)
         # Seeded by the number of starts so far: a resumed run draws what it would have drawn.
-        rng = np.random.default_rng([self.seed, self.drawn])
+        rng = seeding.generator(self.seed, "frontier", self.drawn)
         picks = _systematic(weight / weight.sum(), count, rng)
         specs = [
             EpisodeSpec(self.tasks[pick], fresh_seed(self.seed, self.drawn + index))

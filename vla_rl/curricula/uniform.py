@@ -46,5 +46,8 @@ STARTS_PER_RUN = 1_000_000
 
 
 def fresh_seed(run_seed: int, drawn: int) -> int:
-    """The training seed of the ``drawn``-th start of a run; runs with other seeds share none."""
+    """The training seed of the ``drawn``-th start of a run.
+
+    Runs share no start unless their seeds are equal modulo 900.
+    """
     return seed_for("train", (run_seed % 900) * STARTS_PER_RUN + drawn)
