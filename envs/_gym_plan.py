@@ -48,6 +48,9 @@ class Settings:
     return from which on the registry counts the environment as solved."""
     success_ends: bool = True
     """Whether success ends the episode; if not, only what holds at its end counts."""
+    solved_step: float | None = None
+    """Reward of a step once the task is solved, at which `dense` goes on paying a solved episode
+    until its horizon; 0 where success is paid a bonus once. None: that of its last step."""
     kwargs: tuple[str, ...] = ()
     """Arguments of the environment as key=value, for instance obs_type=pixels_agent_pos."""
 

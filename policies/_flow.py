@@ -286,6 +286,11 @@ class PartOfFlow(HeadBase):
         whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)
         return whole[:, : self.horizon, : self.action_dim]
 
+    @property
+    def densities(self) -> tuple[str, ...]:
+        """See :class:`CorrelatedHead`."""
+        return self.whole.densities
+
     def use_density(self, name: str) -> None:
         """See :class:`CorrelatedHead`."""
         self.whole.use_density(name)

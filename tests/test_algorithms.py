@@ -399,6 +399,46 @@ def test_every_algorithm_improves_a_weak_policy(name, weak_policy):
     assert after > before + 0.2, (before, after)
 
 
+# --------------------------------------------------------------------------- what is not finite
+
+
+def loop_with(collector):
+    algorithm = loop.Algorithm(dynamic_sampling=False)
+    learner = learner_for(algorithm, make_policy(chunk=2))
+    starts = uniform.Curriculum(RED.resolved(), SEED)
+    config = TrainConfig(iterations=1)
+    return Loop(
+        *(collector, learner, algorithm, starts, SPARSE, EpisodeEnd()),
+        *(RED.resolved(), config, SEED),
+    )  # fmt: skip
+
+
+@dataclass
+class Broken(Here):
+    """The proprioception of some episodes is NaN."""
+
+    bad: int = 1
+
+    def collect(self, policy, specs, keys, settings, on_episode=None):
+        played = super().collect(policy, specs, keys, settings, on_episode)
+        for t in played.trajectories[: self.bad]:
+            t.obs.state[0, 0] = np.nan
+        return played
+
+
+def test_an_episode_that_is_not_finite_is_dropped_with_its_group_and_counted():
+    run = loop_with(Broken())
+    log = run.step()
+    assert log["train/groups_not_finite"] == 1
+    assert log["train/groups_played"] == 11
+    assert all(np.isfinite(value) for value in log.values())
+
+
+def test_many_episodes_that_are_not_finite_end_the_run():
+    with pytest.raises(ValueError, match="2 of 12 starts have episodes.*point_reach/red#"):
+        loop_with(Broken(bad=9)).step()
+
+
 # ----------------------------------------------------------------------------------------- help
 
 

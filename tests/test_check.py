@@ -352,4 +352,5 @@ def test_a_reward_that_pays_more_for_staying_short_of_success_is_found():
     assert "a solved step pays 1, the best step before it 0.9" in said().found
     assert said().advice == ""
     assert "teaches to put it off" in said(hover=1.5).advice
+    assert "looks like a bonus that is paid once" in said(hover=0.01).advice
     assert "success does not end an episode" in said(success_ends=False, hover=1.5).found

@@ -11,7 +11,7 @@ import torch
 from tests.helpers import WORLD, make_policy
 from vla_rl import cli, sft, stages
 from vla_rl.envs import point_reach
-from vla_rl.held_out import Validation, held_out, split
+from vla_rl.held_out import HeldOut, held_out, split
 from vla_rl.metrics import MetricsWriter, read_metrics
 from vla_rl.simulation import SlotPool
 from vla_rl.types import EpisodeSpec
@@ -89,7 +89,7 @@ def test_the_held_out_loss_by_hand(recorded, balance):
     assert actions[0] != actions[1]
     mean = np.mean(by_task) if balance else np.average(by_task, weights=actions)
     for batch_size in (1000, 5):  # in one batch of a task, and in several
-        found = Validation(policy, apart, batch_size, balance, seed=0).loss()
+        found = HeldOut(policy, apart, batch_size, balance, seed=0).loss()
         assert found == pytest.approx(mean, rel=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_looking_changes_nothing_of_the_training(recorded):
 def cloned(recorded, monkeypatch, losses, **settings):
     """Cloning whose held-out losses are given, and its weights at every look."""
     given = iter(losses)
-    monkeypatch.setattr(Validation, "loss", lambda self: next(given))
+    monkeypatch.setattr(HeldOut, "loss", lambda self: next(given))
     policy = make_policy()
     learned, apart = split(recorded, policy.chunk, 0.25, seed=0)
     config = sft.SFTConfig(validation_share=0.25, validation_every=2, **settings)

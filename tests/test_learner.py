@@ -205,3 +205,23 @@ def test_bad_optimizer_settings_are_refused(bad):
 def test_unknown_group_names_the_allowed_ones():
     with pytest.raises(ValueError, match=r"legs.*allowed.*head"):
         Learner(make_policy(), LearnerConfig(), ("legs",))
+
+
+def test_the_rate_of_a_group_that_waited_rises_from_its_own_first_step():
+    """As PPO's actor, which waits while its critic warms up."""
+    policy = make_policy()
+    learner = Learner(
+        policy, LearnerConfig(lr=1.0, critic_lr=1.0, warmup_steps=4), ("head", "critic")
+    )
+    critic, head = policy.groups()["critic"][-1], policy.groups()["head"][-1]
+
+    def rates():
+        return {g["name"]: g["lr"] for g in learner.optimizer.param_groups}
+
+    for _ in range(3):
+        learner.accumulate(critic.sum())
+        learner.step()
+    assert rates()["critic"] == 0.75
+    learner.accumulate(critic.sum() + head.sum())
+    learner.step()
+    assert (rates()["critic"], rates()["head"]) == (1.0, 0.25)

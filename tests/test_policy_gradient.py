@@ -907,6 +907,32 @@ def test_reinforce_plus_plus_credits_what_came_after(groups):
     assert algorithm.credits_decisions
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "density"),
+    [
+        (GroupRelative(), "marginal"),
+        (GroupRelative(importance_sampling_level="action"), "marginal"),
+        (GroupRelative(importance_sampling_level="chunk"), "chunk"),
+        (GroupRelative(adv_estimator="grpo_process"), "episode"),
+        (GroupRelative(adv_estimator="reinforce_plus_plus"), "episode"),
+        (gspo.Algorithm(), "episode"),
+        (GroupRelative(loss_type="vespo"), "episode"),
+        (GroupRelative(loss_type="gmpo", clip_ratio_low=0.4, clip_ratio_high=0.4), "episode"),
+        (ppo.Algorithm(), "episode"),
+    ],
+)
+def test_the_simplest_density_that_is_right_is_taken(algorithm, density):
+    assert algorithm.density_for(make_policy()) == density
+    assert algorithm.density_for(make_policy(density="episode")) == "episode"
+    assert algorithm.density_for(make_policy(rho=0.0, episode_share=0.0)) == "marginal"
+    fixed = make_policy(density="marginal")
+    if density == "marginal":
+        assert algorithm.density_for(fixed) == "marginal"
+    else:
+        with pytest.raises(ValueError, match="does not fit density 'marginal'"):
+            algorithm.density_for(fixed)
+
+
 @pytest.mark.parametrize("algorithm", [ppo.Algorithm(), loop.Algorithm()])
 def test_one_unlikely_action_does_not_take_the_whole_gradient(algorithm):
     """At a log-ratio of 15 with a negative advantage a plain clip lets everything through."""

@@ -14,6 +14,9 @@ from vla_rl.contract_case import Broken, Case, Finding
 from vla_rl.sim import Outcome
 from vla_rl.types import DenseReward, Expert
 
+MOST_LIKELY_A_BONUS = 10
+"""A reward of success that is so many times the best one before it is no rate."""
+
 
 def outcomes(case: Case) -> Finding:
     """Rewards, flags, progress and subgoals of random episodes mean what they should."""
@@ -57,8 +60,19 @@ def finishing(case: Case) -> Finding:
     stated = vars(case.suite).get("dense_reward", lambda task: DenseReward())(case.task).solved_step
     if stated == 0:
         return Finding("the suite says that its rewards are paid once (dense_reward)")
+    if stated is None:
+        stated = getattr(case.settings, "solved_step", None)
+    if stated == 0:
+        return Finding("the settings say that success is paid once (solved_step)")
     rate = max(min(solved), 0.0) if stated is None else stated
     found = f"a solved step pays {rate:.3g}, the best step before it {max(short):.3g}"
+    if stated is None and rate > MOST_LIKELY_A_BONUS * max(*short, 0.0):
+        return Finding(
+            found,
+            "the reward of success looks like a bonus that is paid once, and `--rewards dense` "
+            "would pay it at every step that is left: state solved_step 0 (in dense_reward(task), "
+            "or --env.solved-step 0)",
+        )
     if max(short) <= rate:
         return Finding(found)
     return Finding(

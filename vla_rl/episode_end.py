@@ -56,11 +56,14 @@ class EpisodeEnd:
         bootstrap: Whether the critic's value follows an episode that the time limit cut.
         pays_outcome: Whether a reward is paid for how an episode ends, so that one that was solved
             when the time limit cut it has had everything.
+        solved_step: The environment's own reward of a step in which the task is solved, if the
+            suite's settings state it.
     """
 
     gamma: float = 1.0
     bootstrap: bool = False
     pays_outcome: bool = True
+    solved_step: float | None = None
 
     def closed(self, trajectory: Trajectory) -> bool:
         """Whether nothing is worth anything after the end."""
@@ -109,6 +112,7 @@ def end_of(
     credits_decisions: bool,
     gamma: float,
     time_limit: TimeLimit,
+    solved_step: float | None = None,
 ) -> EpisodeEnd:
     """The rule of a run.
 
@@ -120,6 +124,7 @@ def end_of(
             them, instead of all decisions of an episode with its return.
         gamma: Its discount per decision.
         time_limit: What the user asked for.
+        solved_step: Reward of a solved step, if the suite's settings state it.
 
     Raises:
         ValueError: If the rewards cannot teach the algorithm anything, or the time limit cannot be
@@ -151,4 +156,4 @@ def end_of(
     bootstrap = time_limit == "bootstrap" or (
         time_limit == "auto" and endless and uses_critic and gamma < 1
     )
-    return EpisodeEnd(gamma, bootstrap, pays_outcome="outcome" in paid)
+    return EpisodeEnd(gamma, bootstrap, "outcome" in paid, solved_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,10 +53,18 @@ class GroupRelative(PolicyGradient):
 
     def keep(self, group: Group) -> bool:
         """Whether returns differ (if that matters) and the share of successes is in its window."""
-        contrast = F.has_contrast(torch.tensor([t.total_reward for t in group]))
+        contrast = self._has_contrast(group)
         solved = sum(t.success for t in group) / len(group)
         inside = self.filter_lower <= solved <= self.filter_upper
         return inside and (contrast or self.adv_estimator in WITHOUT_GROUPS)
+
+    def _has_contrast(self, group: Group) -> bool:
+        """Whether there is anything to compare: in the rewards of steps, or else in the returns."""
+        steps = torch.from_numpy(np.concatenate([t.reward for t in group]))
+        if self.credits_decisions:
+            return F.has_contrast(steps)
+        size = max(float(np.abs(t.reward).sum()) for t in group)
+        return F.has_contrast(torch.tensor([t.total_reward for t in group]), size)
 
     @property
     def credits_decisions(self) -> bool:

@@ -63,8 +63,21 @@ class Split(NamedTuple):
     held_out: ChunkDataset | None
 
 
-def split(demonstrations: Sequence[Demonstration], chunk: int, share: float, seed: int) -> Split:
+def split(
+    demonstrations: Sequence[Demonstration],
+    chunk: int,
+    share: float,
+    seed: int,
+    also: Sequence[Demonstration] = (),
+) -> Split:
     """Chunks of demonstrations, whole starts of them held out (:func:`held_out`).
+
+    Args:
+        demonstrations: What is divided.
+        chunk: H.
+        share: To hold out.
+        seed: Of the draw.
+        also: More to learn from, of which nothing is held out.
 
     Raises:
         ValueError: If there is none, or too few to hold some out.
@@ -74,6 +87,7 @@ def split(demonstrations: Sequence[Demonstration], chunk: int, share: float, see
         [d for d, is_apart in zip(demonstrations, apart, strict=True) if is_apart == side]
         for side in (False, True)
     )
+    learned += also
     return Split(ChunkDataset(learned, chunk), ChunkDataset(kept, chunk) if kept else None)
 
 
@@ -94,7 +108,7 @@ class Best:
     weights: list[Tensor]
 
 
-class Validation:
+class HeldOut:
     """The loss of held-out demonstrations, and the weights that had the lowest.
 
     Attributes:

@@ -36,7 +36,7 @@ from vla_rl.rollout import PlaySettings
 from vla_rl.sft import SFTConfig
 from vla_rl.successes import Successes
 from vla_rl.tables import show_kept
-from vla_rl.types import Task, Trajectory
+from vla_rl.types import Demonstration, Task, Trajectory
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,15 @@ class Procedure:
 
     def _consolidate(self, policy: PolicyBase, number: int, task: Task) -> None:
         """Stage 2."""
-        recorded = self.demos.load()
         before = self.world.resolved()[:number] if self.method.imitates_own else []
+        own: list[Demonstration] = []
         for earlier, of_task in enumerate(before, start=1):
-            own = DemoSet.open(self._folder(earlier, of_task) / "successes").load()
-            print(f"task {number}, {task.id}: {len(own)} own episodes of {of_task.id}")
-            recorded += own
+            found = DemoSet.open(self._folder(earlier, of_task) / "successes").load()
+            print(f"task {number}, {task.id}: {len(found)} own episodes of {of_task.id}")
+            own += found
         seed = self._seed(number)
-        data = split(recorded, policy.chunk, self.sft.validation_share, seed)
+        # Of its own there may be too few to hold any out.
+        data = split(self.demos.load(), policy.chunk, self.sft.validation_share, seed, also=own)
         config = replace(self.sft, train_vlm=self.method.vlm_in_supervised)
         out = self._folder(number, task) / "sft"
         print(f"task {number}, {task.id}: stage 2, supervised learning")
@@ -217,6 +218,9 @@ def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
 
 def renew(policy: PolicyBase, deviations: Sequence[Tensor], seed: int) -> None:
     """Give a policy what a new task begins with.
+
+    A deviation that is a network, as a Laplace head's, gets its first weights back; what it says
+    also depends on the backbone, which may have learned since.
 
     Args:
         policy: Changed in place.

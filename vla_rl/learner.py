@@ -16,8 +16,8 @@ from vla_rl.policy import Policy, Scores
 from vla_rl.types import Observation, RolloutBatch
 
 Regulariser = Callable[[int], Iterator[Tensor]]
-"""From the number of the gradient step to this rank's parts of a scalar that is added to its loss;
-the parts of all ranks add up to it."""
+"""From a number, another one for every gradient step, to this rank's parts of a scalar that is
+added to its loss; the parts of all ranks add up to it."""
 
 Rows = np.ndarray
 """``[B, 2]`` int64: episode and decision of each row of a minibatch."""
@@ -42,11 +42,12 @@ class LearnerConfig:
     critic_lr: float = 1e-3
     """Learning rate of the critic."""
     std_lr: float = 1e-3
-    """Learning rate of what sets the size of the exploration noise, where it is learned. It is
-    larger than the head's because few numbers have to move far."""
+    """Learning rate of what sets the size of the exploration noise: the numbers of a Gaussian, or
+    the networks of a Laplace or flow_noise head."""
     warmup_steps: int = 20
-    """Gradient steps over which the learning rates rise from nothing; the optimizer's first steps
-    are as large as it goes whatever the gradient, and would move the policy far."""
+    """Gradient steps over which the learning rate of each group rises from nothing, from its first
+    own step on; the optimizer's first steps are as large as it goes whatever the gradient, and
+    would move the policy far."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How learning rates fall after the warm-up: not at all, or to zero at the end of the run's
     iterations or environment steps."""
@@ -76,18 +77,18 @@ class LearnerConfig:
             "critic": self.critic_lr,
         }
 
-    def rate_factor(self, step: int, done: float) -> float:
-        """What the learning rates are multiplied with.
+    def rate_factor(self, step: int, progress: float) -> float:
+        """What a learning rate is multiplied with.
 
         Args:
-            step: Gradient steps taken so far.
-            done: Share of the run that is done, in [0, 1].
+            step: Gradient steps that its parameters have taken so far.
+            progress: Share of the run that is done, in [0, 1].
         """
         warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.lr_schedule == "linear":
-            return warm * (1 - done)
+            return warm * (1 - progress)
         if self.lr_schedule == "cosine":
-            return warm * 0.5 * (1 + math.cos(math.pi * done))
+            return warm * 0.5 * (1 + math.cos(math.pi * progress))
         return warm
 
 
@@ -117,7 +118,7 @@ class Learner:
         version: Updates made.
         steps: Gradient steps taken.
         skipped: Gradient steps that were not taken because something was not finite.
-        done: Share of the run that is done, in [0, 1], for the schedule of the learning rates.
+        progress: Share of the run that is done, in [0, 1], for the schedule of the rates.
 
     Raises:
         ValueError: If a group is unknown.
@@ -141,7 +142,7 @@ class Learner:
         self.ranks = ranks
         self.version = 0
         self.steps = 0
-        self.done = 0.0
+        self.progress = 0.0
         self.skipped = 0
         self.regulariser: Regulariser | None = None
         self._not_finite = False
@@ -159,11 +160,13 @@ class Learner:
             fused=True,  # five times faster than the loop over parameters, on CPU too
         )
 
-    def _set_rates(self, factor: float) -> None:
+    def _set_rates(self, factor: float | None) -> None:
         """Set what the optimizer uses from the configuration; a restored optimizer has old ones."""
-        rates = self.config.rates()
+        rates, state = self.config.rates(), self.optimizer.state
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * rates[group["name"]]
+            taken = next((int(state[p]["step"]) for p in group["params"] if p in state), 0)
+            scale = self.config.rate_factor(taken, self.progress) if factor is None else factor
+            group["lr"] = scale * rates[group["name"]]
             group["weight_decay"] = self.config.weight_decay
 
     def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
@@ -234,9 +237,9 @@ class Learner:
             LossNotFinite: If many steps in a row had to be skipped.
         """
         if self.regulariser is not None and regularise:
-            for part in self.regulariser(self.steps):
+            for part in self.regulariser(self.steps + self.skipped):
                 self.accumulate(part)
-        self._set_rates(self.config.rate_factor(self.steps, self.done) if rate is None else rate)
+        self._set_rates(rate)
         self._reduce()
         norms = {
             name: float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))

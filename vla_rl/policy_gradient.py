@@ -258,13 +258,14 @@ class PolicyGradient(ABC):
         """The density of the policy's noise with which this algorithm is right.
 
         Ratios per token and per action with a baseline from other episodes are right with any
-        density. A ratio of a whole chunk or episode needs the joint density of what it spans, and a
-        critic's baseline needs decisions whose scores have mean zero whatever came before.
+        density. A ratio of a whole chunk or episode needs the joint density of what it spans; a
+        critic's baseline, or rewards to go, need decisions whose scores have mean zero whatever
+        came before.
 
         Raises:
             ValueError: If the policy has none, with what to change.
         """
-        spans_episode = self._whole_episodes or self.uses_critic
+        spans_episode = self._whole_episodes or self.credits_decisions
         spans_chunk = self._whole_episodes or self.importance_sampling_level == "chunk"
         for density in policy.densities:
             exact = policy.exactness(density)
@@ -273,8 +274,8 @@ class PolicyGradient(ABC):
             ):
                 return density
         reason = (
-            "a critic"
-            if self.uses_critic
+            "credit by decision (a critic, or rewards to go)"
+            if self.credits_decisions
             else f"importance_sampling_level {self.importance_sampling_level!r} with loss_type "
             f"{self.loss_type!r}"
         )
@@ -392,7 +393,8 @@ class PolicyGradient(ABC):
         if not distances:  # before the first step all ratios are 1
             return
         log.keep_distances = False
-        measured = float(np.quantile(np.concatenate(distances), self.clip_quantile))
+        apart = np.concatenate(distances)
+        measured = float(np.quantile(apart[np.isfinite(apart)], self.clip_quantile))
         if state.clip_range is not None:
             measured = CLIP_MEMORY * state.clip_range + (1 - CLIP_MEMORY) * measured
         state.clip_range = measured

@@ -14,7 +14,7 @@ from torch import Tensor
 from vla_rl import seeding
 from vla_rl.chunks import ChunkDataset
 from vla_rl.distributed import ALONE, Ranks
-from vla_rl.held_out import Validation
+from vla_rl.held_out import HeldOut
 from vla_rl.imitation import imitation_loss, kept_features, noise_generator
 from vla_rl.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
@@ -34,7 +34,8 @@ class SFTConfig:
     weight_decay: float = 1e-4
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
+    """The gradient of each group of parameters (backbone, head, deviation) is scaled down to this
+    norm."""
     image_shift: int = 1
     """Random shift of every image, in pixels (augmentation). A pixel is about 1.3 cm at 64 px, so
     large shifts blur what precise tasks need."""
@@ -77,6 +78,9 @@ class SFTConfig:
                 f"sft early_stop {self.early_stop} needs a held-out loss to stop by: set "
                 "validation_share, for instance to 0.1"
             )
+        for name in ("lr", "max_grad_norm"):
+            if not vars(self)[name] > 0:
+                raise ValueError(f"sft {name} must be positive, got {vars(self)[name]}")
         for name in ("image_shift", "colour_jitter", "state_noise", "weight_decay"):
             if vars(self)[name] < 0:
                 raise ValueError(f"sft {name} must not be negative, got {vars(self)[name]}")
@@ -141,15 +145,16 @@ class Cloning:
             LearnerConfig(
                 lr=config.lr,
                 vlm_lr=config.lr,
+                std_lr=config.lr,
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.max_grad_norm,
             ),
             trains=("vlm", "head") if config.train_vlm else ("head",),
         )
         self.step = 0
-        self.validation: Validation | None = None
+        self.validation: HeldOut | None = None
         if held_out is not None:
-            self.validation = Validation(
+            self.validation = HeldOut(
                 policy, held_out, config.batch_size, config.balance_tasks, seed
             )
         self._kept = None if config.train_vlm else kept_features(policy, data, config.batch_size)
@@ -203,8 +208,7 @@ class Cloning:
         """Take over a state written by :meth:`state_dict`."""
         self.step = state["step"]
         self._rng.bit_generator.state = state["order"]
-        if "noise" in state:  # earlier versions drew from torch's own generator
-            self._noise.set_state(state["noise"])
+        self._noise.set_state(state["noise"])
         if self.validation is not None:
             self.validation.load_state_dict(state["validation"])
 

@@ -7,6 +7,7 @@ folder. This is the only module that knows every kind of plug-in.
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shutil
 import sys
@@ -38,7 +39,7 @@ from vla_rl.run_folders import BEST, RECORD
 from vla_rl.running import RunningMoments
 from vla_rl.sft import AnchorConfig, Cloning, DemoAnchor, SFTConfig
 from vla_rl.statistics import EvalResult
-from vla_rl.train import Algorithm, Keeper, Loop, TrainConfig, run
+from vla_rl.train import Algorithm, Keeper, Loop, TrainConfig, check_groups, run
 from vla_rl.types import Curriculum, EpisodeSpec, Spaces, Trajectory, seed_for
 from vla_rl.validation import Validation
 from vla_rl.workers import cores
@@ -112,6 +113,11 @@ def _reward_named(name: str) -> Reward:
     pays = vars(module).get("PAYS", "outcome")
     if pays not in get_args(Pays):
         raise ValueError(plugins.unknown(f"PAYS of reward {name!r}:", pays, get_args(Pays)))
+    if len(inspect.signature(module.reward).parameters) != 2:
+        raise ValueError(
+            f"reward {name!r} must define reward(trajectory, end), got "
+            f"reward{inspect.signature(module.reward)}"
+        )
     return Reward(module.reward, pays)
 
 
@@ -130,6 +136,7 @@ def end_of_episodes(recipe: Recipe, world: World) -> EpisodeEnd:
         credits_decisions=recipe.algorithm.credits_decisions,
         gamma=recipe.algorithm.discount,
         time_limit=recipe.train.time_limit,
+        solved_step=getattr(world.settings(), "solved_step", None),
     )
 
 
@@ -141,6 +148,7 @@ def check_recipe(recipe: Recipe, policy: PolicyBase, world: World) -> None:
     """
     end_of_episodes(recipe, world)
     recipe.algorithm.density_for(policy)
+    check_groups(recipe.algorithm, recipe.train)
     if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
         raise ValueError(
             f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a budget that repeats: give "
@@ -544,6 +552,7 @@ def improve_stage(
 
         def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
             nonlocal whole
+            whole = WholeIteration.of(loop, validation)  # should the evaluation fail
             is_best = validation.after_iteration(loop, metrics)
             whole = WholeIteration.of(loop, validation)
             kept = {} if keeper is None else keeper.metrics()
@@ -653,8 +662,7 @@ def load_checkpoint(run_: Run, loop: Loop, validation: Validation) -> None:
     if not state:
         return
     loop.load_state_dict(state["loop"])
-    if "validation" in state:  # checkpoints of earlier versions have none
-        validation.load_state_dict(state["validation"])
+    validation.load_state_dict(state["validation"])
     run_.metrics.rewind(loop.iteration, prefix="train/")
     if loop.learner.ranks.is_main:
         print(f"resuming after iteration {loop.iteration} ({root})")

@@ -90,6 +90,5 @@ class Successes:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Forget those that were kept later."""
         self.demos.truncate(int(str(state["episodes"])))
-        # Runs of earlier versions counted neither.
-        self.retraced = int(str(state.get("retraced", state["episodes"])))
-        self.unrepeated = int(str(state.get("unrepeated", 0)))
+        self.retraced = int(str(state["retraced"]))
+        self.unrepeated = int(str(state["unrepeated"]))

@@ -17,7 +17,9 @@ from vla_rl.learner import Learner
 from vla_rl.policy import Policy
 from vla_rl.rollout import PlaySettings
 from vla_rl.running import RunningMoments
-from vla_rl.types import Curriculum, Floats, Group, RolloutBatch, Task, Timing
+from vla_rl.types import Curriculum, Floats, Group, RolloutBatch, Task, Timing, Trajectory
+
+MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped
 
 
 class AlgorithmState(Protocol):
@@ -128,8 +130,8 @@ class TrainConfig:
     time_limit: TimeLimit = "auto"
     """What the end of the horizon means for an algorithm with a critic: `failure` (the task had to
     be done by then, nothing follows), `bootstrap` (the task goes on; the critic says what follows),
-    or `auto`: `bootstrap` only if rewards are paid for every step and success does not end an
-    episode."""
+    or `auto`: `bootstrap` only if rewards are paid for every step, success does not end an episode
+    and the discount is below 1."""
     running_statistics: bool = True
     """For a policy from fresh weights: go on, from iteration to iteration, to normalise
     proprioception by everything that was met. A policy that was cloned keeps the statistics of its
@@ -157,6 +159,19 @@ class TrainConfig:
                 f"train early_stop {self.early_stop} needs evaluations to stop by; set "
                 "--train.eval-every too"
             )
+
+
+def check_groups(algorithm: Algorithm, config: TrainConfig) -> None:
+    """Refuse an iteration that is too short for a single group.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    if algorithm.group_size > config.episodes_per_iteration:
+        raise ValueError(
+            f"train episodes_per_iteration {config.episodes_per_iteration} is less than one group "
+            f"of {algorithm.group_size} rollouts"
+        )
 
 
 class Draw(NamedTuple):
@@ -205,15 +220,12 @@ class Loop:
     env_steps: int = 0
     episodes: int = 0
     seconds: float = 0.0
+    not_finite: int = 0
     on_episode: OnEpisode = field(default=lambda task, share: None)
     keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
-        if self.algorithm.group_size > self.config.episodes_per_iteration:
-            raise ValueError(
-                f"train episodes_per_iteration {self.config.episodes_per_iteration} is less than "
-                f"one group of {self.algorithm.group_size} rollouts"
-            )
+        check_groups(self.algorithm, self.config)
         if self.algorithm.uses_reference and self.learner.reference is None:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
@@ -236,9 +248,9 @@ class Loop:
         if draw.kept:
             rng = seeding.generator(self.seed, "minibatches", self.iteration)
             batch = RolloutBatch.pack(draw.kept)
-            self.learner.done = self.done
+            self.learner.progress = self.progress
             metrics = self.algorithm.update(self.learner, batch, self.state, rng)
-            self._follow_states(draw)
+        self._follow_states(draw)
         self.iteration += 1
         ended = time.perf_counter()
         self.seconds += ended - began
@@ -252,7 +264,7 @@ class Loop:
         }
 
     @property
-    def done(self) -> float:
+    def progress(self) -> float:
         """Share of the run's iterations or environment steps that is done, whichever is more."""
         most = self.config.env_steps or float("inf")
         return min(1.0, max(self.iteration / self.config.iterations, self.env_steps / most))
@@ -282,12 +294,31 @@ class Loop:
                 timing.add(part, seconds)
             scored = [rewarded(t, self.rewards, self.end) for t in rollout.trajectories]
             groups = ranks.gather([scored[i : i + size] for i in range(0, len(scored), size)])
+            groups = self._finite(groups)
             self.curriculum.update(groups)
             played += groups
             kept += [group for group in groups if self.algorithm.keep(group)]
             if len(kept) >= wanted:
                 break
         return Draw(kept, played, timing.seconds, attempt + 1)
+
+    def _finite(self, groups: list[Group]) -> list[Group]:
+        """The groups of which every number is finite; the others are counted and dropped.
+
+        Raises:
+            ValueError: If those are many.
+        """
+        good = [group for group in groups if all(map(_is_finite, group))]
+        bad = [group for group in groups if not all(map(_is_finite, group))]
+        self.not_finite += len(bad)
+        if len(bad) > max(1, MOST_NOT_FINITE * len(groups)):
+            raise ValueError(
+                f"{len(bad)} of {len(groups)} starts have episodes with rewards, proprioception or "
+                f"log-probabilities that are not finite, for instance {bad[0][0].spec}: `vla-rl "
+                "check` looks for them in the suite; a learning rate that is too large makes them, "
+                "too"
+            )
+        return good
 
     def _follow_states(self, draw: Draw) -> None:
         """Normalise proprioception by everything that was met, from the next iteration on."""
@@ -305,7 +336,11 @@ class Loop:
         deviation = self.learner.policy.deviation()
         if deviation is not None:
             found |= {f"actor/std/{i}": float(std) for i, std in enumerate(deviation)}
-        return {**found, "learner/steps_skipped": self.learner.skipped}
+        return {
+            **found,
+            "learner/steps_skipped": self.learner.skipped,
+            "train/groups_not_finite": self.not_finite,
+        }
 
     def _describe(self, draw: Draw) -> dict[str, float]:
         episodes = [t for group in draw.played for t in group]
@@ -347,6 +382,7 @@ class Loop:
             "env_steps": self.env_steps,
             "episodes": self.episodes,
             "seconds": self.seconds,
+            "not_finite": self.not_finite,
             "version": self.learner.version,
             "steps": self.learner.steps,
             "skipped": self.learner.skipped,
@@ -358,7 +394,7 @@ class Loop:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over a state written by :meth:`state_dict`."""
-        for name in ("iteration", "env_steps", "episodes", "seconds"):
+        for name in ("iteration", "env_steps", "episodes", "seconds", "not_finite"):
             setattr(self, name, state[name])
         self.learner.version = int(str(state["version"]))
         self.learner.steps = int(str(state["steps"]))
@@ -389,6 +425,18 @@ def over(loop: Loop) -> bool:
     most_steps = loop.config.env_steps or float("inf")
     done = loop.iteration >= loop.config.iterations or loop.env_steps >= most_steps
     return loop.learner.ranks.anyone(done or loop.seconds >= limit)  # clocks differ
+
+
+def _is_finite(t: Trajectory) -> bool:
+    """Whether all numbers that are learned from are finite."""
+    numbers = (t.reward, t.obs.state, t.chunk.value)
+    units = t.chunk.logprob.shape[1] // t.executed.shape[1]
+    executed = np.repeat(t.executed, units, axis=1)
+    return bool(
+        all(np.isfinite(array).all() for array in numbers)
+        and np.isfinite(t.chunk.logprob[executed]).all()
+        and np.isfinite(t.final_value)
+    )
 
 
 def _states(draw: Draw) -> Floats:

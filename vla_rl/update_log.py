@@ -50,7 +50,8 @@ class UpdateLog:
         new, executed = F.at_level(new, mask, horizon, "action")
         old, _ = F.at_level(old, mask, horizon, "action")
         kl = F.divergence(old, new, executed, "k3")
-        self.add("actor/ppo_kl", kl.sum(), executed.sum())
+        finite = torch.isfinite(kl)  # a step that is skipped must not switch the early stop off
+        self.add("actor/ppo_kl", kl[finite].sum(), (executed & finite).sum())
 
     def stepped(self, step: Step) -> None:
         """A gradient step was taken, or skipped."""

@@ -85,7 +85,8 @@ class Algorithm(PolicyGradient):
     """The critic is not rewarded for leaving its old estimate by more, in deviations of the
     returns; 0 for no such clip, which only slows a critic down."""
     critic_warmup: int = 3
-    """Updates at the beginning that train the critic only."""
+    """Updates at the beginning that train the critic only. The critic of a saved policy needs them,
+    too: it speaks in the units of the run that trained it."""
     whiten_advantages: bool = True
     """Zero mean and unit variance in every batch, with a floor for batches that teach nothing."""
 

@@ -107,18 +107,20 @@ def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
     return (values - mean) * torch.rsqrt(variance + epsilon)
 
 
-def has_contrast(returns: Tensor) -> bool:
+def has_contrast(returns: Tensor, size: float | None = None) -> bool:
     """Whether returns differ by more than the rounding of sums of floats.
 
     Relative to their size: returns of 1e-4 may differ by 1e-5, and those of 1000 by 1e-3 may not.
 
     Args:
         returns: ``[n]``; an empty one has no contrast.
+        size: What they are compared with, where they are sums of larger numbers; None for the
+            largest of them.
     """
     if not len(returns):
         return False
     spread = returns.max() - returns.min()
-    return bool(spread > EQUAL * returns.abs().max())
+    return bool(spread > EQUAL * (float(returns.abs().max()) if size is None else size))
 
 
 def whiten_advantages(advantage: Tensor, valid: Tensor, floor: float) -> Tensor:

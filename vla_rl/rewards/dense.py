@@ -21,7 +21,7 @@ def reward(trajectory: Trajectory, end: EpisodeEnd) -> Floats:
     task = trajectory.spec.task
     suite = plugins.load("envs", task.suite)
     scaled: DenseReward = vars(suite).get("dense_reward", _plain)(task)
-    rate = scaled.solved_step
+    rate = scaled.solved_step if end.solved_step is None else end.solved_step
     if rate is None:
         rate = max(trajectory.last_env_reward, 0.0)
     out = trajectory.env_reward * np.float32(scaled.scale)
