@@ -66,12 +66,15 @@ def outcomes(policy: Path) -> list[bool]:
 
 def test_rl_improves_the_clone(clone, tmp_path):
     out = tmp_path / "rl"
-    options = ["--train.iterations", "80", "--learner.lr", "3e-4"]
+    options = [
+        *("--train.iterations", "60", "--learner.lr", "1e-3"),
+        *("--train.episodes-per-iteration", "192"),
+    ]
     assert vla_rl("train", "--policy", clone, "--out", out, *options) == 0
     change = paired_difference(outcomes(clone), outcomes(out / "policy"))
     assert change.low > 0, change
     rows = read_metrics(out / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, 81))
+    assert [row["step"] for row in rows] == list(range(1, 61))
     for part in ("physics", "render", "transfer", "policy", "update", "total"):
         assert all(row[f"time/{part}"] >= 0 for row in rows)
 

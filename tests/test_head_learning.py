@@ -20,7 +20,7 @@ from vla_rl.train import Loop, TrainConfig
 
 SEED = 2
 PPO = {"critic_warmup": 1, "ppo_epochs": 3, "ppo_mini_batch_size": 256}
-ITERATIONS = {"grpo": 12, "loop": 10, "ppo": 14}
+ITERATIONS = {"grpo": 12, "loop": 20, "ppo": 30}
 
 # Settings, how far the clone's actions are made to drift, and learning rates (the second of PPO).
 # Exploration is wide, as for the Gaussian head in test_algorithms.
@@ -55,15 +55,14 @@ def clone(request):
     return policy, before, rates
 
 
-# Measured with seeds 0 to 2 and 300 starts: from .08 to .17 before; 35 of 36 runs gained at least
-# .07 (one of PPO with "flow-one" nothing), and with this seed every run gained .13.
+# From at most .25 before; with this seed every run gains at least .07.
 @pytest.mark.parametrize("name", ["grpo", "loop", "ppo"])
 def test_every_head_improves(name, clone):
     weak, before, rates = clone
     policy = copy.deepcopy(weak)
     algorithm = made(name, **PPO) if name == "ppo" else made(name)
     iterations, lr = ITERATIONS[name], rates[name == "ppo"]
-    learner = learner_for(algorithm, policy, lr=lr)
+    learner = learner_for(algorithm, policy, lr=lr, std_lr=lr, warmup_steps=0)
     starts = uniform.Curriculum(RED.resolved(), SEED)
     config = TrainConfig(iterations=iterations)
     end = EpisodeEnd(algorithm.discount)
