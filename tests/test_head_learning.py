@@ -18,14 +18,15 @@ from vla_rl.sft import SFTConfig
 from vla_rl.simulation import SlotPool
 from vla_rl.train import Loop, TrainConfig
 
-SEED = 2
+SEED = 1
 PPO = {"critic_warmup": 1, "ppo_epochs": 3, "ppo_mini_batch_size": 256}
-ITERATIONS = {"grpo": 12, "loop": 20, "ppo": 30}
+ITERATIONS = {"grpo": 12, "loop": 10, "ppo": 14}
 
 # Settings, how far the clone's actions are made to drift, and learning rates (the second of PPO).
 # Exploration is wide, as for the Gaussian head in test_algorithms.
 HEADS = {
-    "laplace": ({"head": "laplace", "std": 0.4}, 0.5, (5e-4, 2e-3)),
+    # PPO scores sticky noise by a density that gives it no credit, and would need far more episodes.
+    "laplace": ({"head": "laplace", "std": 0.1, "episode_share": 0.0}, 0.5, (5e-4, 2e-3)),
     "flow-sde": ({"head": "flow_sde", "flow_noise_level": 0.8}, 0.3, (2e-4, 3e-4)),
     "flow-one": (
         {"head": "flow_sde", "flow_noise_level": 0.8, "flow_stochastic": "one"},
@@ -51,11 +52,11 @@ def clone(request):
     with torch.no_grad():
         network[-1].bias += drift * torch.tensor([1.0, -1.0, 1.0, -1.0])
     before = success(policy)
-    assert before < 0.25
+    assert before < 0.2
     return policy, before, rates
 
 
-# From at most .25 before; with this seed every run gains at least .07.
+# From at most .2 before; with this seed every run gains at least .1.
 @pytest.mark.parametrize("name", ["grpo", "loop", "ppo"])
 def test_every_head_improves(name, clone):
     weak, before, rates = clone
@@ -70,4 +71,4 @@ def test_every_head_improves(name, clone):
     for _ in range(iterations):
         run.step()
     after = success(policy)
-    assert after > before + 0.07, (before, after)
+    assert after > before + 0.1, (before, after)
