@@ -5,9 +5,10 @@ can take every unit by itself (``marginal``: a natural-gradient step in the mean
 density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); see
 :mod:`vla_rl.action_head`. The actions are the same for all, and so are clone, starts and budget of
 a seed. Steps of one learning rate are of different sizes, so each density is run with several, and
-the one that does best on validation starts is compared; every run is in the result.
+the one that does best on validation starts is compared; every run is in the result. Tasks and
+demonstrations are those of ``vla-rl demo``; success is that within 200 steps.
 
-    python -m benchmarks.noise_density [--seeds 3] [--rates 3e-5 1e-4 3e-4] [--env-steps 150000]
+    python -m benchmarks.noise_density [--seeds 3] [--rates 1e-4 3e-4] [--env-steps 150000]
         [--out runs/noise_density]
 """
 
@@ -22,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks._record import write
-from benchmarks._runs import cloned, curve, evaluated, trained
+from benchmarks._runs import GENEROUS, cloned, curve, evaluated, trained
+from vla_rl.config import World
 from vla_rl.statistics import mean_interval
 
-TASKS = ("drawer-open-v3", "door-open-v3", "push-v3")
-HORIZON = 200  # far above what the demonstrators need, so that speed alone is no success
-WORLD = ("--tasks", *TASKS, "--max-steps", str(HORIZON))
-DEMOS = ("2", "2", "10")
+TASKS, HORIZONS = World().tasks, tuple(map(str, World().max_steps or ()))  # those of the demo
+WORLD = ("--tasks", *TASKS, "--max-steps", *HORIZONS)
+DEMOS = ("1", "10", "10")
 DENSITIES = ("marginal", "chunk", "episode")
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3, help="at least 2, for intervals")
-    parser.add_argument("--rates", nargs="+", default=["3e-5", "1e-4", "3e-4"])
+    parser.add_argument("--rates", nargs="+", default=["1e-4", "3e-4"])
     parser.add_argument("--env-steps", type=int, default=150_000, help="of every run")
     parser.add_argument("--out", type=Path, default=Path("runs/noise_density"))
     given = parser.parse_args()
@@ -90,7 +91,7 @@ def main() -> None:
     }
     whole = {
         "tasks": list(TASKS),
-        "horizon": HORIZON,
+        "horizon": GENEROUS,
         "env_steps": given.env_steps,
         "clones": before,
         "arms": arms,
