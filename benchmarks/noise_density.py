@@ -24,12 +24,12 @@ import numpy as np
 
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, cloned, curve, evaluated, trained
-from vla_rl.config import World
+from vla_rl.commands import demo
 from vla_rl.statistics import mean_interval
 
-TASKS, HORIZONS = World().tasks, tuple(map(str, World().max_steps or ()))  # those of the demo
-WORLD = ("--tasks", *TASKS, "--max-steps", *HORIZONS)
-DEMOS = ("1", "10", "10")
+TASKS, HORIZONS = demo.Command().world.tasks, demo.Command().world.max_steps or ()
+WORLD = ("--tasks", *TASKS, "--max-steps", *map(str, HORIZONS))
+DEMOS = tuple(map(str, demo.Command().demos))
 DENSITIES = ("marginal", "chunk", "episode")
 
 

@@ -20,6 +20,7 @@ SHORT = [
     *("--train.eval-every", "1", "--train.eval-episodes", "2"),
     *("--eval.episodes-per-task", "4", "--eval.max-steps", "160"),
 ]
+DEMOS = 20  # the starts, of 21, that the experts solve
 
 
 @pytest.mark.sim
@@ -45,9 +46,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
     policy = load_policy(out / "policy")
     assert load_policy(out / "best").text_memory.keys() == policy.text_memory.keys()
     assert len(policy.text_memory) == 3
-    assert (
-        minari.MinariDataset(out / "demos").total_episodes == 20
-    )  # of 21 starts the experts solve
+    assert minari.MinariDataset(out / "demos").total_episodes == DEMOS
     assert len(list(imageio.get_reader(out / "before_after.mp4").iter_data())) > 20
     assert (out / "learning_curve.png").stat().st_size > 10_000
     page = (out / "summary.html").read_text()
@@ -65,9 +64,7 @@ def test_the_main_job_leaves_everything_it_promises(tmp_path, capsys):
 
     # Again with --resume: finished stages are kept, training has nothing left to do.
     assert cli.main(["demo", "--out", str(out), "--resume"]) == 0
-    assert (
-        minari.MinariDataset(out / "demos").total_episodes == 20
-    )  # of 21 starts the experts solve
+    assert minari.MinariDataset(out / "demos").total_episodes == DEMOS
     # And without it, the folder is not overwritten.
     assert cli.main(["demo", "--out", str(out), *SHORT]) == 2
     assert "already holds a run" in capsys.readouterr().err

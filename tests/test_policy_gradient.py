@@ -530,6 +530,19 @@ def test_the_clip_range_of_gspo_is_measured_so_that_it_clips_15_percent(monkeypa
     assert log["actor/pg_clipfrac"] > 0
 
 
+def test_a_clip_range_measured_during_the_warm_up_is_that_of_the_full_rate(batch):
+    """Of steps a tenth and a whole rate long from the same weights, the ratios move by as much."""
+    found = []
+    for warmup_steps in (0, 10):
+        learner = make_learner(lr=1e-5)
+        learner.config = replace(learner.config, warmup_steps=warmup_steps)
+        algorithm = gspo.Algorithm(group_size=SIZE, ppo_mini_batch_size=10, ppo_epochs=1)
+        state = fresh(algorithm)
+        algorithm.update(learner, batch, state, np.random.default_rng(0))
+        found.append(state.clip_range)
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
 def test_the_measured_clip_range_is_state_and_no_setting(batch):
     algorithm = gspo.Algorithm(group_size=SIZE, ppo_mini_batch_size=10)
     state = fresh(algorithm)

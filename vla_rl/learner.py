@@ -77,6 +77,10 @@ class LearnerConfig:
             "critic": self.critic_lr,
         }
 
+    def warmth(self, step: int) -> float:
+        """What the warm-up leaves of a learning rate after ``step`` steps, in (0, 1]."""
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+
     def rate_factor(self, step: int, progress: float) -> float:
         """What a learning rate is multiplied with.
 
@@ -84,7 +88,7 @@ class LearnerConfig:
             step: Gradient steps that its parameters have taken so far.
             progress: Share of the run that is done, in [0, 1].
         """
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        warm = self.warmth(step)
         if self.lr_schedule == "linear":
             return warm * (1 - progress)
         if self.lr_schedule == "cosine":
@@ -162,12 +166,22 @@ class Learner:
 
     def _set_rates(self, factor: float | None) -> None:
         """Set what the optimizer uses from the configuration; a restored optimizer has old ones."""
-        rates, state = self.config.rates(), self.optimizer.state
+        rates = self.config.rates()
         for group in self.optimizer.param_groups:
-            taken = next((int(state[p]["step"]) for p in group["params"] if p in state), 0)
+            taken = self._taken(group["params"])
             scale = self.config.rate_factor(taken, self.progress) if factor is None else factor
             group["lr"] = scale * rates[group["name"]]
             group["weight_decay"] = self.config.weight_decay
+
+    def _taken(self, parameters: list[torch.nn.Parameter]) -> int:
+        """Gradient steps that parameters of an optimizer group have taken."""
+        state = self.optimizer.state
+        return next((int(state[p]["step"]) for p in parameters if p in state), 0)
+
+    @property
+    def head_warmth(self) -> float:
+        """What the warm-up leaves of the head's learning rate in its next step, in (0, 1]."""
+        return self.config.warmth(self._taken(self._groups["head"]))
 
     def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
         """Scores of chosen decisions under the current weights, with gradient."""

@@ -311,6 +311,7 @@ class PolicyGradient(ABC):
         if not task.batch.valid.any():  # a filter may have left nothing
             return dict(task.log)
         together, waits = self._whole_episodes, self.actor_waits(learner)
+        warmth = learner.head_warmth  # of this batch's first step
         for _ in range(self.ppo_epochs):
             log.new_epoch()
             for rows in learner.minibatches(task.batch, self.ppo_mini_batch_size, rng, together):
@@ -318,7 +319,7 @@ class PolicyGradient(ABC):
                     learner.accumulate(self._loss(learner, task, part, len(rows), waits, log))
                 log.stepped(learner.step(regularise=not waits))
                 if log.keep_distances:
-                    self._measure_clip_range(learner, log, state)
+                    self._measure_clip_range(learner, log, state, warmth)
             if self.target_kl > 0 and log.kl_of_epoch() > self.target_kl:
                 break
         learner.version += 1
@@ -388,13 +389,16 @@ class PolicyGradient(ABC):
         log.ratios(log_ratio.detach().exp(), surrogate.clipped, mask)
         return loss
 
-    def _measure_clip_range(self, learner: Learner, log: UpdateLog, state: UpdateState) -> None:
+    def _measure_clip_range(
+        self, learner: Learner, log: UpdateLog, state: UpdateState, warmth: float
+    ) -> None:
         distances = learner.ranks.everything(log.distances)
         if not distances:  # before the first step all ratios are 1
             return
         log.keep_distances = False
         apart = np.concatenate(distances)
         measured = float(np.quantile(apart[np.isfinite(apart)], self.clip_quantile))
+        measured /= warmth  # ratios move with the rate: a step of the warm-up says too little
         if state.clip_range is not None:
             measured = CLIP_MEMORY * state.clip_range + (1 - CLIP_MEMORY) * measured
         state.clip_range = measured
