@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vla_rl.cli import main as vla_rl
-from vla_rl.metrics import FILE, read_metrics
-from vla_rl.statistics import EvalResult, compare
+from vla_rl.results.evaluation import EvalResult, compare
+from vla_rl.results.metrics import FILE, read_metrics
 
 GENEROUS = 200
 """Environment steps of an evaluation; a task that takes an expert 80 can be solved in its time."""

@@ -17,10 +17,10 @@ from typing import Any
 from benchmarks._record import RESULTS, write
 from benchmarks._runs import GENEROUS, both, cloned, column, evaluated, trained
 from vla_rl import plugins
-from vla_rl.aggregate import Score, Summary, summarise
-from vla_rl.curves import draw
-from vla_rl.run_folders import group, read_run
-from vla_rl.statistics import EvalResult, mean_interval
+from vla_rl.results.aggregate import Score, Summary, summarise
+from vla_rl.results.curves import draw
+from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.results.run_folders import group, read_run
 
 WORLD = (
     *("--tasks", "drawer-open-v3", "door-open-v3", "push-v3"),

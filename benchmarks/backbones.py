@@ -17,7 +17,7 @@ from benchmarks._cost import Cost, run
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, changes
 from vla_rl.policy import load_policy
-from vla_rl.statistics import EvalResult
+from vla_rl.results.evaluation import EvalResult
 
 WORLD = (
     *("--tasks", "drawer-open-v3", "door-open-v3", "push-v3"),

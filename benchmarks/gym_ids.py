@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks._record import write
 from benchmarks._runs import column, command, curve, evaluated
-from vla_rl import stages
-from vla_rl.collector import RolloutConfig
 from vla_rl.config import read_world
 from vla_rl.evaluate import EvalConfig
 from vla_rl.policy import load_policy
-from vla_rl.statistics import EvalResult, mean_interval
+from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.rollout.collector import RolloutConfig
+from vla_rl.stages import run
 
 FETCH = ("--env", "gym:FetchReachDense-v4", "--instruction", "reach the red ball")
 SCRATCH: dict[str, tuple[str, ...]] = {
@@ -80,8 +80,8 @@ def from_scratch(out: Path, options: tuple[str, ...]) -> dict[str, Any]:
 def with_returns(policy: Path) -> tuple[EvalResult, list[float]]:
     """Success of a saved policy on held-out starts, and the return of each of the same episodes."""
     world, acting = read_world(policy), load_policy(policy)
-    with stages.open_collector(world, RolloutConfig(), acting) as collector:
-        result, episodes = stages.evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
+    with run.open_collector(world, RolloutConfig(), acting) as collector:
+        result, episodes = run.evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
     return result, [float(episode.env_reward.sum()) for episode in episodes]
 
 

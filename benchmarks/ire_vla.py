@@ -22,8 +22,8 @@ from benchmarks._cost import run
 from benchmarks._record import write
 from benchmarks._runs import both
 from vla_rl.config import World
-from vla_rl.statistics import EvalResult, mean_interval
-from vla_rl.workers import cores
+from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.rollout.crew import cores
 
 GROUPS = ("expert", "rl", "unseen")
 _LOOP = ("--algorithm", "loop")

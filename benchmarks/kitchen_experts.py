@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks._record import write
 from vla_rl.envs import franka_kitchen as suite
-from vla_rl.statistics import wilson
+from vla_rl.results.evaluation import wilson
+from vla_rl.rollout.crew import cores
 from vla_rl.types import Task, seed_for
-from vla_rl.workers import cores
 
 SETTINGS = suite.Settings(cameras=())
 

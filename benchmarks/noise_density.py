@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, cloned, curve, evaluated, trained
 from vla_rl.commands import demo
-from vla_rl.statistics import mean_interval
+from vla_rl.results.evaluation import mean_interval
 
 TASKS, HORIZONS = demo.Command().world.tasks, demo.Command().world.max_steps or ()
 WORLD = ("--tasks", *TASKS, "--max-steps", *map(str, HORIZONS))

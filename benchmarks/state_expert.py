@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks._record import write
 from benchmarks._runs import command
-from vla_rl.metrics import FILE, read_metrics
-from vla_rl.statistics import EvalResult
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.metrics import FILE, read_metrics
 
 WORLDS: dict[str, tuple[str, ...]] = {
     "drawer-close-v3": ("--tasks", "drawer-close-v3", "--max-steps", "150"),

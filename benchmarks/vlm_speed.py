@@ -29,8 +29,9 @@ from torch import Tensor
 
 from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
-from vla_rl.learner import Learner, LearnerConfig
-from vla_rl.policies import _embedded, vla
+from vla_rl.learning.learner import Learner, LearnerConfig
+from vla_rl.policies import vla
+from vla_rl.policies._vlm import embedded
 from vla_rl.types import Observation, Spaces
 
 SPACES = Spaces(views=("corner2", "gripper"), image_size=64, state_dim=7, action_dim=4)
@@ -48,7 +49,7 @@ class Model(NamedTuple):
 
 def _smolvlm(folder: Path, text: dict[str, Any], vision: dict[str, Any], scale: int) -> str:
     """A folder with the sizes of a published SmolVLM; its weights are random."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(_embedded.folder())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(embedded.folder())
     names = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
     tokenizer.add_special_tokens({"additional_special_tokens": names})
     image_token = tokenizer.convert_tokens_to_ids("<image>")
@@ -67,7 +68,7 @@ def _smolvlm(folder: Path, text: dict[str, Any], vision: dict[str, Any], scale: 
         tokenizer,
         transformers.SmolVLMVideoProcessor(),
         image_seq_len=(vision["image_size"] // vision["patch_size"]) ** 2 // scale**2,
-        chat_template=_embedded.CHAT,
+        chat_template=embedded.CHAT,
     ).save_pretrained(folder)
     return str(folder)
 
@@ -97,9 +98,7 @@ def _smolvlm_2b(folder: Path) -> str:
 
 
 MODELS = {
-    "embedded": Model(
-        "DINOv2-small + SmolLM2-135M, two 112 px views", lambda _: _embedded.NAME, {}
-    ),
+    "embedded": Model("DINOv2-small + SmolLM2-135M, two 112 px views", lambda _: embedded.NAME, {}),
     "smolvlm-256m": Model(
         "sizes of SmolVLM-256M, random weights, two 512 px views",
         _smolvlm_256m,
@@ -127,7 +126,7 @@ class Bench:
         self.policy = vla.Policy(config, SPACES).to(self.device)
         self.policy.remember([SENTENCE])
         self.vision: Any = self.policy.vision
-        self.processor = transformers.AutoProcessor.from_pretrained(_embedded.find(source))
+        self.processor = transformers.AutoProcessor.from_pretrained(embedded.find(source))
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (rows, 2, 64, 64, 3), dtype=np.uint8)
         self.obs = Observation(images, rng.normal(size=(rows, 7)).astype(np.float32))

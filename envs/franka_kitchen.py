@@ -26,9 +26,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.envs import _kitchen_variants as table
-from vla_rl.envs import _render
-from vla_rl.envs._render import (
+from vla_rl.envs._kitchen import tasks as table
+from vla_rl.envs._mujoco import renderer
+from vla_rl.envs._mujoco.renderer import (
     AnyView,
     BodyView,
     FrameRenderer,
@@ -37,7 +37,7 @@ from vla_rl.envs._render import (
     check_image,
     choose_gl,
 )
-from vla_rl.envs._variants import Variant, model_of
+from vla_rl.envs._mujoco.variants import Variant, model_of
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import (
@@ -188,7 +188,7 @@ def filmed(settings: Settings) -> Settings:
 
 def diagnose() -> list[Check]:
     """Whether a GL library works, and whether a real frame of the kitchen shows something."""
-    return _render.check_frames("franka_kitchen")
+    return renderer.check_frames("franka_kitchen")
 
 
 def dense_reward(task: Task) -> DenseReward:
@@ -215,7 +215,7 @@ def expert(task: Task) -> Expert:
         ValueError: If the task is unknown.
     """
     parts = _elements(task)
-    from vla_rl.envs._kitchen_experts import KitchenExpert
+    from vla_rl.envs._kitchen.experts import KitchenExpert
 
     return KitchenExpert(parts)
 
@@ -355,7 +355,7 @@ class FrankaKitchen(SimEnv):
                 [CAMERAS[name] for name in self.spaces.views],
                 size,
                 self.settings.quality,
-                _render.mesh_cells(self.model, "panda0_link7", size, _ROBOT_CELL, object_cell=0.0),
+                renderer.mesh_cells(self.model, "panda0_link7", size, _ROBOT_CELL, object_cell=0.0),
             )
         # A step leaves the places of the physics step before. Unlike mj_forward, these two change
         # nothing that the next step starts from.

@@ -20,10 +20,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.envs import _gym_ids, _gym_spaces, _gym_success
-from vla_rl.envs._gym_images import EnvPainter, MujocoPainter, Painter
-from vla_rl.envs._gym_plan import FILMED_SIZE, Settings, facts_of, plan_of
-from vla_rl.envs._render import choose_gl
+from vla_rl import gym_spaces
+from vla_rl.envs._gym import ids, success_rule
+from vla_rl.envs._gym.images import EnvPainter, MujocoPainter, Painter
+from vla_rl.envs._gym.plan import FILMED_SIZE, Settings, facts_of, plan_of
+from vla_rl.envs._mujoco.renderer import choose_gl
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Floats, Observation, Spaces, Task
@@ -57,8 +58,8 @@ def _tasks(env_id: str) -> tuple[Task, ...]:
     Raises:
         ValueError: If the id is unknown.
     """
-    steps = _gym_ids.find(env_id).max_episode_steps or MAX_STEPS
-    return (Task(f"gym:{env_id}", env_id, _gym_ids.instruction(env_id), steps),)
+    steps = ids.find(env_id).max_episode_steps or MAX_STEPS
+    return (Task(f"gym:{env_id}", env_id, ids.instruction(env_id), steps),)
 
 
 def _spaces(env_id: str, settings: Settings) -> Spaces:
@@ -132,7 +133,7 @@ class GymEnv(SimEnv):
     @property
     def privileged(self) -> NDArray[np.float64]:
         """All numbers of the observation, whichever the policy's state has of them."""
-        return _gym_spaces.flat(self._plan.numbers, self._seen)
+        return gym_spaces.flat(self._plan.numbers, self._seen)
 
     def start(self, seed: int) -> float:
         """Reset with the seed; returns the progress."""
@@ -167,7 +168,7 @@ class GymEnv(SimEnv):
         truncated = not done and (bool(cut) or self._steps >= self.task.max_steps)
         self._ended = done or truncated
         if self._ended and rule.source == "info" and not self._told:
-            raise _gym_success.missing(rule.key, self.task.id, info)
+            raise success_rule.missing(rule.key, self.task.id, info)
         return Outcome(reward, done, truncated, success, _progress(info, success))
 
     def observe(self) -> Observation:
@@ -176,11 +177,11 @@ class GymEnv(SimEnv):
         images = np.empty((len(self._plan.views), size, size, 3), np.uint8)
         for image, (name, part) in zip(images, self._plan.views.items(), strict=True):
             if part is not None:
-                image[:] = _gym_spaces.resized(part.image(self._seen), size)
+                image[:] = gym_spaces.resized(part.image(self._seen), size)
             else:
                 assert self._painter is not None, name
                 image[:] = self._painter.draw()
-        state = _gym_spaces.as_state(_gym_spaces.flat(self._plan.state, self._seen))
+        state = gym_spaces.as_state(gym_spaces.flat(self._plan.state, self._seen))
         return Observation(images, state)
 
     def snapshot(self) -> object:
@@ -200,7 +201,7 @@ class GymEnv(SimEnv):
     def _open(self) -> None:
         views, settings = self._plan.views, self.settings
         own = "render" in views
-        self._env = _gym_ids.make(self.task.id, settings.kwargs, "rgb_array" if own else None)
+        self._env = ids.make(self.task.id, settings.kwargs, "rgb_array" if own else None)
         self._painter: Painter | None = None
         if own:
             self._painter = EnvPainter(self._env, settings.image_size)

@@ -20,8 +20,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.envs import _metaworld_tasks as table
-from vla_rl.envs._render import (
+from vla_rl.envs._metaworld import tasks as table
+from vla_rl.envs._mujoco.renderer import (
     FrameRenderer,
     View,
     check_cameras,
@@ -35,7 +35,7 @@ from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Check, DenseReward, EvalProtocol, Expert, Floats, Observation, Spaces, Task
 
 if TYPE_CHECKING:
-    from vla_rl.envs._metaworld_fast import FastSawyer
+    from vla_rl.envs._metaworld.fast import FastSawyer
 
 MAX_STEPS = 500
 """Meta-World's own time limit, and the longest that a task may ask for."""
@@ -185,7 +185,7 @@ class MetaWorld(SimEnv):
             choose_gl()
         import mujoco
 
-        from vla_rl.envs._metaworld_fast import make_sawyer
+        from vla_rl.envs._metaworld.fast import make_sawyer
 
         self._mujoco = mujoco
         self.task, self.settings = task, settings

@@ -14,10 +14,11 @@ import tyro
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies import _backbones, _text, _tokens
-from vla_rl.policies._backbones import VLM, BackboneConfig, Grid
-from vla_rl.policies._head_config import HeadConfig
-from vla_rl.policies._mlp import mlp
+from vla_rl.policies._backbones import backbone
+from vla_rl.policies._backbones.backbone import VLM, BackboneConfig, Grid
+from vla_rl.policies._context import text_encoders, token_learners
+from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -78,9 +79,9 @@ class Config(BackboneConfig):
             )
         # The ranges of what these settings share with those of the other heads.
         HeadConfig(chunk=self.chunk, hidden=self.hidden)
-        _tokens.check(self.token_learner, self.tokens, self.width)
-        if self.text not in _text.ENCODERS:
-            raise ValueError(unknown("text encoder", self.text, _text.ENCODERS))
+        token_learners.check(self.token_learner, self.tokens, self.width)
+        if self.text not in text_encoders.ENCODERS:
+            raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
 
@@ -91,8 +92,8 @@ class Critic(nn.Module):
     def __init__(self, config: Config, grid: Grid, state_dim: int) -> None:
         super().__init__()
         self.grid = grid
-        self.adapter = nn.Linear(_text.width(config.text), config.text_width)
-        self.learner = _tokens.make(
+        self.adapter = nn.Linear(text_encoders.width(config.text), config.text_width)
+        self.learner = token_learners.make(
             config.token_learner, grid, config.text_width, config.tokens, config.width
         )
         inputs = self.learner.outputs + config.text_width + state_dim
@@ -127,9 +128,11 @@ class Policy(PretrainedPolicy):
         Raises:
             ValueError: If there is no such model, it cannot speak actions, or there are no cameras.
         """
-        from vla_rl.policies import _action_tokens  # transformers: seconds, for those who use it
+        from vla_rl.policies._heads import (
+            tokens as _action_tokens,  # transformers: seconds, for those who use it
+        )
 
-        config = _backbones.resolved(config, spaces)
+        config = backbone.resolved(config, spaces)
         if not config.action_ids:
             config = replace(config, action_ids=_action_tokens.choose(config, config.bins))
         super().__init__(config, spaces)
@@ -171,7 +174,7 @@ class Policy(PretrainedPolicy):
     def encode_text(self, sentences: Sequence[str]) -> Floats:
         """Prompts, then features of the critic's text encoder."""
         prompts = self._speaker.encode(sentences)
-        return np.concatenate([prompts, _text.encode(self.config.text, sentences)], axis=1)
+        return np.concatenate([prompts, text_encoders.encode(self.config.text, sentences)], axis=1)
 
     def save_extras(self, folder: Path) -> None:
         """What the model needs to read new instructions."""

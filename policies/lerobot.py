@@ -18,10 +18,10 @@ import tyro
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies import _text, _tokens
-from vla_rl.policies._backbones import Grid
-from vla_rl.policies._head_config import USED_BY, HeadConfig
-from vla_rl.policies._mlp import mlp
+from vla_rl.policies._backbones.backbone import Grid
+from vla_rl.policies._context import text_encoders, token_learners
+from vla_rl.policies._heads.config import USED_BY, HeadConfig
+from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -115,11 +115,11 @@ class Config:
             raise ValueError(
                 f"denoising_std {self.denoising_std} is outside the allowed range (0, {_MOST_STD}]"
             )
-        if self.text not in _text.ENCODERS:
-            raise ValueError(unknown("text encoder", self.text, _text.ENCODERS))
+        if self.text not in text_encoders.ENCODERS:
+            raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
-        _tokens.check("project", 1, self.width)
+        token_learners.check("project", 1, self.width)
         self.head_config(KINDS[0], steps=1)
 
     def head_config(self, kind: str, steps: int) -> HeadConfig:
@@ -171,8 +171,8 @@ class Critic(nn.Module):
     def __init__(self, config: Config, grid: Grid, state_dim: int) -> None:
         super().__init__()
         self.grid = grid
-        self.adapter = nn.Linear(_text.width(config.text), config.text_width)
-        self.learner = _tokens.make("project", grid, config.text_width, 1, config.width)
+        self.adapter = nn.Linear(text_encoders.width(config.text), config.text_width)
+        self.learner = token_learners.make("project", grid, config.text_width, 1, config.width)
         inputs = self.learner.outputs + config.text_width + state_dim
         self.value = mlp(inputs, config.hidden, 1, gain=0.0)
 
@@ -212,21 +212,21 @@ class Policy(PretrainedPolicy):
         """
         require_lerobot()
         # Half a minute on a slow machine, for those who use it.
-        from vla_rl.policies import _lerobot_make, _lerobot_model
+        from vla_rl.policies._lerobot import description, make
 
-        folder = _lerobot_model.find(config.model) if config.model and config.pretrained else None
-        about = _lerobot_make.describe(config, spaces, folder)
+        folder = description.find(config.model) if config.model and config.pretrained else None
+        about = make.describe(config, spaces, folder)
         if not config.architecture:  # else it was checked when it was new, by other defaults
             config.check_kind(about.kind)
         super().__init__(replace(config, architecture=about.to_json()), spaces)
-        self.views = _lerobot_model.matched_views(about.config(), config.views, spaces)
-        self.body = _lerobot_make.body(config, about, spaces, len(self.views), folder)
+        self.views = description.matched_views(about.config(), config.views, spaces)
+        self.body = make.body(config, about, spaces, len(self.views), folder)
         self.critic = Critic(config, self.body.grid, spaces.state_dim)
         self._learns = frozenset(n for n, p in self.body.named_parameters() if p.requires_grad)
         shape = (len(self.views), 3, 1, 1)
         self.register_buffer("image_mean", torch.zeros(shape))
         self.register_buffer("image_std", torch.ones(shape))
-        self._normalise(_lerobot_make.statistics(config, about, folder), list(about.images))
+        self._normalise(make.statistics(config, about, folder), list(about.images))
         self.train(False)
 
     @property
@@ -278,7 +278,7 @@ class Policy(PretrainedPolicy):
     def encode_text(self, sentences: Sequence[str]) -> Floats:
         """Prompts of the policy, then features of the critic's text encoder."""
         prompts = self.body.encode(sentences)
-        return np.concatenate([prompts, _text.encode(self.config.text, sentences)], axis=1)
+        return np.concatenate([prompts, text_encoders.encode(self.config.text, sentences)], axis=1)
 
     def save_extras(self, folder: Path) -> None:
         """What the policy needs to read new instructions."""

@@ -13,9 +13,9 @@ import tyro
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies._backbones import PRECISIONS, VLM_PARTS
-from vla_rl.policies._head_config import HeadConfig
-from vla_rl.policies._mlp import mlp
+from vla_rl.policies._backbones.backbone import PRECISIONS, VLM_PARTS
+from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -113,19 +113,18 @@ class Policy(PretrainedPolicy):
             ValueError: If transformers is too old, there is no such model, or no room in it.
         """
         # transformers: seconds, for those who use it
-        from vla_rl.policies import _pi0_expert, _pi0_inputs, _pi0_network, _pi0_prefix
+        from vla_rl.policies._pi0 import expert, network, prefix
+        from vla_rl.policies._pi0 import inputs as pi0_inputs
 
-        reading = _pi0_inputs.Reading(config.model, config.processor, config.vlm_words)
-        about = _pi0_inputs.describe(reading, spaces, config.architecture)
+        reading = pi0_inputs.Reading(config.model, config.processor, config.vlm_words)
+        about = pi0_inputs.describe(reading, spaces, config.architecture)
         super().__init__(replace(config, architecture=about.to_json()), spaces)
-        _pi0_network.check_room(about, spaces, config.chunk)
-        adapters = _pi0_network.Adapters(config.lora_rank, config.lora_targets)
+        network.check_room(about, spaces, config.chunk)
+        adapters = network.Adapters(config.lora_rank, config.lora_targets)
         source = config.model if config.pretrained else None
-        vlm, rest = _pi0_network.make(source, about, config.vlm_trains, adapters, config.precision)
-        self.prefix = _pi0_prefix.Prefix(vlm, about, reading, config.vlm_trains, config.precision)
-        self.head = _pi0_expert.ExpertHead(
-            config, _pi0_expert.Expert(rest, self.prefix.layout), spaces
-        )
+        vlm, rest = network.make(source, about, config.vlm_trains, adapters, config.precision)
+        self.prefix = prefix.Prefix(vlm, about, reading, config.vlm_trains, config.precision)
+        self.head = expert.ExpertHead(config, expert.Expert(rest, self.prefix.layout), spaces)
         inputs = self.prefix.layout.summary + spaces.state_dim
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)

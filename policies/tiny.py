@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policies import _heads, _text
-from vla_rl.policies._mlp import mlp
+from vla_rl.policies import _heads
+from vla_rl.policies._context import text_encoders
+from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 
@@ -38,7 +39,7 @@ class Policy(PolicyBase):
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
         super().__init__(config, spaces)
-        text_dim = _text.width(_TEXT)
+        text_dim = text_encoders.width(_TEXT)
         side = min(_PIXELS, spaces.image_size)
         self.side = side
         width = config.features if spaces.views else 0
@@ -75,4 +76,4 @@ class Policy(PolicyBase):
 
     def encode_text(self, sentences: Sequence[str]) -> Floats:
         """Hashed words."""
-        return _text.encode(_TEXT, sentences)
+        return text_encoders.encode(_TEXT, sentences)

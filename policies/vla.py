@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies import _backbones, _heads, _text, _tokens
-from vla_rl.policies._backbones import BackboneConfig
+from vla_rl.policies import _heads
+from vla_rl.policies._backbones import backbone
+from vla_rl.policies._backbones.backbone import BackboneConfig
+from vla_rl.policies._context import text_encoders, token_learners
 from vla_rl.policies._heads import HeadConfig
-from vla_rl.policies._mlp import mlp
+from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -38,9 +40,9 @@ class Config(HeadConfig, BackboneConfig):
     def __post_init__(self) -> None:
         HeadConfig.__post_init__(self)
         BackboneConfig.__post_init__(self)
-        _tokens.check(self.token_learner, self.tokens, self.width)
-        if self.text not in _text.ENCODERS:
-            raise ValueError(unknown("text encoder", self.text, _text.ENCODERS))
+        token_learners.check(self.token_learner, self.tokens, self.width)
+        if self.text not in text_encoders.ENCODERS:
+            raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
 
@@ -53,11 +55,11 @@ class Config(HeadConfig, BackboneConfig):
 class Reader(nn.Module):
     """Brings features, the instruction and proprioception together in one context vector."""
 
-    def __init__(self, config: Config, grid: _backbones.Grid, state_dim: int) -> None:
+    def __init__(self, config: Config, grid: backbone.Grid, state_dim: int) -> None:
         super().__init__()
         self.grid = grid
-        self.adapter = nn.Linear(_text.width(config.text), config.text_width)
-        self.learner = _tokens.make(
+        self.adapter = nn.Linear(text_encoders.width(config.text), config.text_width)
+        self.learner = token_learners.make(
             config.token_learner, grid, config.text_width, config.tokens, config.width
         )
         self.outputs = self.learner.outputs + config.text_width + state_dim
@@ -75,9 +77,9 @@ class Policy(PretrainedPolicy):
     config_class = Config
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
-        config = _backbones.resolved(config, spaces)
+        config = backbone.resolved(config, spaces)
         super().__init__(config, spaces)
-        self.vision = _backbones.make(config, spaces)
+        self.vision = backbone.make(config, spaces)
         self.reader = Reader(config, self.vision.grid, spaces.state_dim)
         inputs = self.reader.outputs
         self.head = _heads.make(config, inputs, config.text_width, spaces.action_dim)
@@ -127,7 +129,7 @@ class Policy(PretrainedPolicy):
     def encode_text(self, sentences: Sequence[str]) -> Floats:
         """Prompts for the backbone, then features of the frozen text encoder."""
         prompts = self.vision.encode(sentences)
-        return np.concatenate([prompts, _text.encode(self.config.text, sentences)], axis=1)
+        return np.concatenate([prompts, text_encoders.encode(self.config.text, sentences)], axis=1)
 
     def save_extras(self, folder: Path) -> None:
         """What the backbone needs to read new instructions."""

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vla_rl.chunks import ChunkDataset
 from vla_rl.config import World
+from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.episode_end import EpisodeEnd, Reward, rewarded
 from vla_rl.policies import tiny
 from vla_rl.rewards import sparse
-from vla_rl.rollout import LocalSimulation, PlaySettings, play
+from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
+from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import Cloning, SFTConfig
-from vla_rl.simulation import SlotPool
 from vla_rl.types import Group, RolloutBatch, Timing, Trajectory
 
 SPARSE = [Reward(sparse.reward)]

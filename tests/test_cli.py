@@ -18,10 +18,10 @@ from safetensors.numpy import load_file
 from vla_rl import cli
 from vla_rl.config import read_world
 from vla_rl.envs import point_reach
-from vla_rl.metrics import read_metrics
 from vla_rl.policies import tiny
 from vla_rl.policy import load_policy
-from vla_rl.statistics import EvalResult, paired_difference
+from vla_rl.results.evaluation import EvalResult, paired_difference
+from vla_rl.results.metrics import read_metrics
 from vla_rl.types import seed_for
 
 # Only one of the tasks: without the need for language a small net clones it in seconds.
@@ -334,7 +334,7 @@ def test_bad_input_is_answered_before_any_work(name, demos, clone, tmp_path, cap
 
 
 def test_no_disk_space(clone, tmp_path, capsys, monkeypatch):
-    from vla_rl import stages
+    from vla_rl.stages import run as stages
 
     monkeypatch.setattr(stages, "SPACE_FOR_A_RUN", 10**18)
     assert vla_rl("train", "--policy", clone, "--out", tmp_path / "run") == 1

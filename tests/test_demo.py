@@ -10,9 +10,9 @@ import minari
 import pytest
 
 from vla_rl import cli
-from vla_rl.metrics import read_metrics
 from vla_rl.policy import load_policy
-from vla_rl.statistics import EvalResult
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.metrics import read_metrics
 
 SHORT = [
     *("--sft.steps", "60", "--train.iterations", "2", "--train.minutes", "0"),

@@ -13,11 +13,11 @@ import pytest
 
 from benchmarks.readme import filled
 from tests.helpers import WORLD, make_policy
-from vla_rl import stages
 from vla_rl.cli import main as vla_rl
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve
-from vla_rl.metrics import read_metrics
+from vla_rl.results.metrics import read_metrics
+from vla_rl.stages import run as stages
 from vla_rl.types import SEED_RANGES
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ import torch
 
 from tests.helpers import WORLD, fit, make_policy
 from vla_rl import seeding, sft
-from vla_rl.chunks import ChunkDataset
-from vla_rl.distributed import Ranks
+from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
-from vla_rl.learner import Learner, LearnerConfig
-from vla_rl.simulation import SlotPool
+from vla_rl.learning.distributed import Ranks
+from vla_rl.learning.learner import Learner, LearnerConfig
+from vla_rl.rollout.slots import SlotPool
 from vla_rl.types import EpisodeSpec, Observation
 
 

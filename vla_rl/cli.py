@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, options: list[str]) -> int:
-    from vla_rl.parsing import parse
+    from vla_rl.commands._parsing import parse
 
     command = importlib.import_module(f"vla_rl.commands.{name.replace('-', '_')}").Command
     status: int = parse(command, options, f"vla-rl {name}").run()

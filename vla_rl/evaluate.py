@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from vla_rl import plugins
-from vla_rl.collector import Collector, OnEpisode
 from vla_rl.config import World, to_json
-from vla_rl.distributed import ALONE, Ranks
+from vla_rl.learning.distributed import ALONE, Ranks
 from vla_rl.policy import Policy
-from vla_rl.protocol_id import CUSTOM, ProtocolId, shortest
-from vla_rl.rollout import PlaySettings
-from vla_rl.statistics import EvalResult, TaskResult
+from vla_rl.results.evaluation import EvalResult, TaskResult
+from vla_rl.results.protocol_id import CUSTOM, ProtocolId, shortest
+from vla_rl.rollout.collector import Collector, OnEpisode
+from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import EpisodeSpec, EvalProtocol, Task, Trajectory
 
 

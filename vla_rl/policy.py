@@ -20,8 +20,9 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from vla_rl import hub, model_card, plugins, pretrained
+from vla_rl import plugins
 from vla_rl.action_head import ActionHead, Exactness, Sample
+from vla_rl.storage import hub, model_card, pretrained
 from vla_rl.types import ActionChunk, Array, Floats, Observation, Spaces
 
 __all__ = [

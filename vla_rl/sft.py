@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_rl import seeding
-from vla_rl.chunks import ChunkDataset
-from vla_rl.distributed import ALONE, Ranks
-from vla_rl.held_out import HeldOut
-from vla_rl.imitation import imitation_loss, kept_features, noise_generator
-from vla_rl.learner import Learner, LearnerConfig
+from vla_rl.demos.chunks import ChunkDataset
+from vla_rl.learning.distributed import ALONE, Ranks
+from vla_rl.learning.held_out import HeldOut
+from vla_rl.learning.imitation import imitation_loss, kept_features, noise_generator
+from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policy import Policy
 from vla_rl.types import Observation
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from vla_rl import seeding
-from vla_rl.collector import Collector, OnEpisode, episode_keys
 from vla_rl.episode_end import EpisodeEnd, Reward, TimeLimit, rewarded
-from vla_rl.learner import Learner
+from vla_rl.learning.learner import Learner
+from vla_rl.learning.running_moments import RunningMoments
 from vla_rl.policy import Policy
-from vla_rl.rollout import PlaySettings
-from vla_rl.running import RunningMoments
+from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
+from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Curriculum, Floats, Group, RolloutBatch, Task, Timing, Trajectory
 
 MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla_rl.learner import Learner
+from vla_rl.learning.learner import Learner
 from vla_rl.policy import Policy
 from vla_rl.types import Group, RolloutBatch, Task
 

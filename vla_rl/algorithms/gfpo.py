@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_rl import attributes
 from vla_rl import functional as F
-from vla_rl.group_relative import GroupRelative
-from vla_rl.policy_gradient import Credit, KLPlacement, UpdateState
+from vla_rl.learning import attributes
+from vla_rl.learning.group_relative import GroupRelative
+from vla_rl.learning.policy_gradient import Credit, KLPlacement, UpdateState
 from vla_rl.types import Bools, Group, RolloutBatch, Task
 
 HISTORY = 512  # groups that difficulty is measured against; older ones met a weaker policy

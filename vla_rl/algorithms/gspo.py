@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla_rl.functional import RatioLevel
-from vla_rl.group_relative import GroupRelative
+from vla_rl.learning.group_relative import GroupRelative
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from vla_rl import functional as F
-from vla_rl.learner import Learner
-from vla_rl.policy_gradient import Credit, PolicyGradient, UpdateState
+from vla_rl.learning.learner import Learner
+from vla_rl.learning.policy_gradient import Credit, PolicyGradient, UpdateState
 from vla_rl.types import RolloutBatch, Task
 
 MEMORY = 0.9  # of the return statistics, from batch to batch

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla_rl.functional import KLEstimator
-from vla_rl.group_relative import Estimator, GroupRelative
-from vla_rl.policy_gradient import KLPlacement
+from vla_rl.learning.group_relative import Estimator, GroupRelative
+from vla_rl.learning.policy_gradient import KLPlacement
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla_rl.functional import Aggregation, LossType
-from vla_rl.group_relative import Estimator, GroupRelative
+from vla_rl.learning.group_relative import Estimator, GroupRelative
 
 
 @dataclass(frozen=True)

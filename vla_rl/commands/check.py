@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vla_rl.config import World
-from vla_rl.contract import Subject, examine
+from vla_rl.contract.suite import Subject, examine
 from vla_rl.types import Check
 
 

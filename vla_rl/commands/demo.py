@@ -9,22 +9,23 @@ from typing import Any
 
 import torch
 
-from vla_rl import keepsakes, stages
 from vla_rl.algorithms.dapo import Algorithm as DAPO
-from vla_rl.collector import Collector, RolloutConfig
+from vla_rl.commands._tables import show_comparison, show_kept
 from vla_rl.config import World
-from vla_rl.demos import DemoSet
+from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, resolve
-from vla_rl.held_out import held_out
-from vla_rl.learner import LearnerConfig
+from vla_rl.learning.held_out import held_out
+from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.rollout.collector import Collector, RolloutConfig
+from vla_rl.rollout.crew import cores
 from vla_rl.sft import AnchorConfig, SFTConfig
-from vla_rl.statistics import EvalResult
-from vla_rl.tables import show_comparison, show_kept
+from vla_rl.stages import report
+from vla_rl.stages import run as stages
 from vla_rl.train import TrainConfig
 from vla_rl.types import EpisodeSpec
-from vla_rl.workers import cores
 
 ENV_STEPS = 450_000  # what two cores do in the minutes; a faster machine is done sooner
 STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
@@ -103,10 +104,10 @@ class Command:
             stages.improve_stage(run, collector, policy, self.world, recipe, demos, self.resume)
             stages.save_policy(policy, self.world, run.folder / "policy")
             after = self._evaluate(run, collector, policy, "after")
-            video = keepsakes.film(run, collector, self.world, (clone, policy), before, after)
+            video = report.film(run, collector, self.world, (clone, policy), before, after)
         minutes = (time.perf_counter() - began) / 60
         facts = self._facts(minutes)
-        page = keepsakes.write_report(run, self.world, facts, before, after, video)
+        page = report.write_report(run, self.world, facts, before, after, video)
         show_comparison(before, after)
         show_kept(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")

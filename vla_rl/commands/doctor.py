@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vla_rl.doctor import examine
+from vla_rl.commands._doctor import examine
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_rl import stages
-from vla_rl.collector import RolloutConfig
+from vla_rl.commands._tables import show_evaluation
 from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import PolicyBase, load_policy
-from vla_rl.protocol_id import shortest
-from vla_rl.run_folders import BEST
-from vla_rl.tables import show_evaluation
+from vla_rl.results.protocol_id import shortest
+from vla_rl.results.run_folders import BEST
+from vla_rl.rollout.collector import RolloutConfig
+from vla_rl.stages import run
 from vla_rl.types import Spaces
 
 DEFAULT_NETWORK = "vla"
@@ -46,13 +46,13 @@ class Command:
     def run(self) -> int:
         """Evaluate, print the table and write the result."""
         _, protocol = resolve(self.world, self.eval)
-        spaces = stages.checked_spaces(self.world)
+        spaces = run.checked_spaces(self.world)
         policy = self._policy(spaces)
         beside = self.policy.parent if self.policy and self.policy.exists() else Path()
         best = f"_{BEST}" if self.policy and self.policy.name == BEST else ""
         out = self.out or beside / f"{protocol.starts}_{protocol.name}{best}.json"
-        with stages.open_collector(self.world, self.rollout, policy) as collector:
-            result, _ = stages.evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
+        with run.open_collector(self.world, self.rollout, policy) as collector:
+            result, _ = run.evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
         out.write_text(result.to_json())
         show_evaluation(result)
         print(f"written to {out}")
@@ -65,10 +65,10 @@ class Command:
 
     def _policy(self, spaces: Spaces) -> PolicyBase:
         if self.policy is not None:
-            return load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+            return load_policy(self.policy, spaces).to(run.pick_device(self.device))
         if self.network == DEFAULT_NETWORK:
             raise ValueError(
                 "eval needs a policy: --policy FOLDER, or a network that brings weights of its own "
                 "(--network lerobot --net.model FOLDER)"
             )
-        return stages.new_policy(self.network, self.net, spaces, seed=0, device=self.device)
+        return run.new_policy(self.network, self.net, spaces, seed=0, device=self.device)

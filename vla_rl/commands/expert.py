@@ -14,18 +14,20 @@ from urllib.parse import quote
 import torch
 import tyro
 
-from vla_rl import checkpoint, plugins, stages
+from vla_rl import plugins
+from vla_rl.commands._tables import show_demos, show_evaluation
 from vla_rl.config import World, to_json
-from vla_rl.demos import DemoSet
+from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve, shorter_horizons
-from vla_rl.interruption import Interruption
-from vla_rl.metrics import Progress
+from vla_rl.experts.state_expert import StateExpert, play
+from vla_rl.experts.training import PPOConfig, SACConfig, Training
+from vla_rl.results.evaluation import EvalResult, TaskResult
+from vla_rl.results.metrics import Progress
+from vla_rl.rollout.slots import record
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.simulation import record
-from vla_rl.state_expert import StateExpert, play
-from vla_rl.state_training import PPOConfig, SACConfig, Training
-from vla_rl.statistics import EvalResult, TaskResult
-from vla_rl.tables import show_demos, show_evaluation
+from vla_rl.stages import run as stages
+from vla_rl.stages.interruption import Interruption
+from vla_rl.storage import checkpoint
 from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
 
 

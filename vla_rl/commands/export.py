@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from vla_rl.demos import DemoSet
-from vla_rl.exchange import formats
-from vla_rl.exchange.folders import require_free
-from vla_rl.metrics import Progress
+from vla_rl.demos.demo_set import DemoSet
+from vla_rl.demos.exchange import formats
+from vla_rl.demos.exchange.folders import require_free
+from vla_rl.results.metrics import Progress
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import tyro
 
+from vla_rl.commands._tables import show_demos
 from vla_rl.config import World
-from vla_rl.exchange import formats
-from vla_rl.exchange.adopt import Reading, adopt, plan
-from vla_rl.exchange.folders import require_free
-from vla_rl.metrics import Progress
-from vla_rl.tables import show_demos
+from vla_rl.demos.exchange import formats
+from vla_rl.demos.exchange.adopt import Reading, adopt, plan
+from vla_rl.demos.exchange.folders import require_free
+from vla_rl.results.metrics import Progress
 
 
 @dataclass(frozen=True)

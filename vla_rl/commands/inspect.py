@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from vla_rl import hub
-from vla_rl.demos import DemoSet
-from vla_rl.run_folders import RECORD
-from vla_rl.statistics import EvalResult
-from vla_rl.tables import show_demos, show_evaluation, show_kept
+from vla_rl.commands._tables import show_demos, show_evaluation, show_kept
+from vla_rl.demos.demo_set import DemoSet
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.run_folders import RECORD
+from vla_rl.storage import hub
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from vla_rl import stages
 from vla_rl.algorithms.ppo import Algorithm as PPO
-from vla_rl.collector import RolloutConfig
 from vla_rl.config import World, read_world
-from vla_rl.held_out import held_out
-from vla_rl.ire_vla import METHODS, IReVLAConfig, Procedure
-from vla_rl.learner import LearnerConfig
+from vla_rl.learning.held_out import held_out
+from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policy import load_policy
+from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.sft import AnchorConfig, SFTConfig
+from vla_rl.stages import run
+from vla_rl.stages.ire_vla import METHODS, IReVLAConfig, Procedure
 from vla_rl.train import TrainConfig
 
 
@@ -67,28 +67,28 @@ class Command:
     def run(self) -> int:
         """Both stages for every task, and save."""
         learner = self._learner()
-        spaces = stages.checked_spaces(self.world)
-        stages.rewards_named(self.rewards)
-        demos = stages.fitting_demos(self.demos, self.world)
+        spaces = run.checked_spaces(self.world)
+        run.rewards_named(self.rewards)
+        demos = run.fitting_demos(self.demos, self.world)
         held_out(demos.specs(), self.sft.validation_share, self.seed)
         if self.anchor.coef > 0:
-            stages.required_demos(demos, self.anchor)
-        policy = load_policy(self.policy, spaces).to(stages.pick_device(self.device))
+            run.required_demos(demos, self.anchor)
+        policy = load_policy(self.policy, spaces).to(run.pick_device(self.device))
 
-        def recipe(world: World, seed: int) -> stages.Recipe:
-            return stages.Recipe(
+        def recipe(world: World, seed: int) -> run.Recipe:
+            return run.Recipe(
                 algorithm=self.algo,
                 anchor=self.anchor,
-                curriculum=stages.curriculum_named(self.curriculum, world, seed),
-                rewards=stages.rewards_named(self.rewards),
+                curriculum=run.curriculum_named(self.curriculum, world, seed),
+                rewards=run.rewards_named(self.rewards),
                 learner=learner,
                 train=self.train,
                 seed=seed,
             )
 
-        stages.check_recipe(recipe(self.world, self.seed), policy, self.world)
-        stages.new_folder(self.out, self, self.resume)
-        with stages.open_collector(self.world, self.rollout, policy) as collector:
+        run.check_recipe(recipe(self.world, self.seed), policy, self.world)
+        run.new_folder(self.out, self, self.resume)
+        with run.open_collector(self.world, self.rollout, policy) as collector:
             procedure = Procedure(
                 folder=self.out,
                 collector=collector,
@@ -100,7 +100,7 @@ class Command:
                 seed=self.seed,
             )
             procedure.run(policy)
-        stages.save_policy(policy, self._joined(), self.out / "policy")
+        run.save_policy(policy, self._joined(), self.out / "policy")
         print(f"policy written to {self.out / 'policy'}")
         return 0
 

@@ -14,12 +14,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vla_rl import hub
-from vla_rl.metrics import FILE, read_metrics
-from vla_rl.model_card import Training
 from vla_rl.policy import load_policy
-from vla_rl.run_folders import BEST, RECORD
-from vla_rl.statistics import EvalResult
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.metrics import FILE, read_metrics
+from vla_rl.results.run_folders import BEST, RECORD
+from vla_rl.storage import hub
+from vla_rl.storage.model_card import Training
 
 _RUNS = ("sft", "train", "demo")  # commands that write a policy
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla_rl import stages
-from vla_rl.collector import RolloutConfig
+from vla_rl.commands._tables import show_demos
 from vla_rl.config import World
-from vla_rl.tables import show_demos
+from vla_rl.rollout.collector import RolloutConfig
+from vla_rl.stages import run
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Command:
 
     def run(self) -> int:
         """Record and print what was recorded."""
-        counts = stages.episodes_by_task(self.world, self.episodes)
-        stages.checked_spaces(self.world)
-        demos = stages.new_demos(self.out, self.world, self.append)
-        with stages.open_collector(self.world, self.rollout, None) as collector:
-            stages.record_stage(collector, demos, self.world, counts, self.first)
+        counts = run.episodes_by_task(self.world, self.episodes)
+        run.checked_spaces(self.world)
+        demos = run.new_demos(self.out, self.world, self.append)
+        with run.open_collector(self.world, self.rollout, None) as collector:
+            run.record_stage(collector, demos, self.world, counts, self.first)
         show_demos(demos)
         return 0

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_rl import stages
 from vla_rl.config import World
 from vla_rl.sft import SFTConfig
+from vla_rl.stages import run as stages
 
 
 @dataclass(frozen=True)

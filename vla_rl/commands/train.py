@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_rl import stages
-from vla_rl.collector import RolloutConfig
+from vla_rl.commands._tables import show_kept
 from vla_rl.config import World
-from vla_rl.distributed import join
-from vla_rl.learner import LearnerConfig
+from vla_rl.learning.distributed import join
+from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.sft import AnchorConfig
-from vla_rl.tables import show_kept
+from vla_rl.stages import run as stages
 from vla_rl.train import TrainConfig
 from vla_rl.types import Spaces
 

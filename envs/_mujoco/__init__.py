@@ -1,0 +1,1 @@
+"""Rendering and editing of MuJoCo models, for every suite."""

@@ -1,0 +1,1 @@
+"""From tokens, text and proprioception to what a head reads."""

@@ -1,0 +1,83 @@
+"""From settings to a LeRobot policy: described, made, and taken apart by its kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vla_rl.policies._lerobot import act, description, diffusion, smolvla
+from vla_rl.policies._lerobot.body import Body
+from vla_rl.policies._lerobot.description import Affine, Description
+from vla_rl.types import Spaces
+
+if TYPE_CHECKING:
+    from vla_rl.policies.lerobot import Config
+
+_MODULES: dict[str, Any] = {
+    "act": act,
+    "diffusion": diffusion,
+    "smolvla": smolvla,
+}
+_MOST_USUAL_STEPS = 10  # every step is a pass of the network, in updates too
+
+
+def describe(config: Config, spaces: Spaces, folder: Path | None) -> Description:
+    """What the policy is: as it was saved here, as LeRobot saved it in ``folder``, or a new one.
+
+    Raises:
+        ValueError: If it does not exist, does not fit, or is of a kind that does not work here.
+    """
+    if config.architecture:
+        return Description.from_json(config.architecture)
+    if config.model:
+        if folder is None:
+            folder = description.find(config.model)
+        about = description.read(folder, config.options, spaces, config.adapt)
+    else:
+        size = config.vision_size or spaces.image_size
+        about = description.fresh(config.kind, config.chunk, size, config.options, spaces)
+    # Before anything is fetched: cameras are what fits least often.
+    description.matched_views(about.config(), config.views, spaces)
+    return smolvla.described(about) if about.kind == "smolvla" else about
+
+
+def body(
+    config: Config, about: Description, spaces: Spaces, views: int, folder: Path | None
+) -> Body:
+    """The policy's network, taken apart; with the weights in ``folder`` if there is one.
+
+    Raises:
+        ValueError: If weights are missing or damaged, or the settings do not fit the policy.
+    """
+    module = _MODULES[about.kind]
+    will_be_replaced = folder is not None or not config.pretrained
+    net = module.network(about.without_sources() if will_be_replaced else about)
+    if folder is not None:
+        description.load_weights(net, module.SAVED_AS, folder)
+    usual = about.config()
+    if about.kind == "act":
+        return act.ActBody(about, net, config.head_config("act", 1), spaces)
+    if about.kind == "smolvla":
+        settings = config.head_config("smolvla", config.denoising_steps or usual.num_steps)
+        return smolvla.SmolVLABody(about, net, settings, views, spaces)
+    steps = config.denoising_steps or min(
+        usual.num_inference_steps or usual.num_train_timesteps, _MOST_USUAL_STEPS
+    )
+    return diffusion.DiffusionBody(
+        about,
+        net,
+        config.head_config("diffusion", 1),
+        spaces,
+        diffusion.Chain(steps, config.scored_steps, config.denoising_std),
+    )
+
+
+def statistics(config: Config, about: Description, folder: Path | None) -> dict[str, Affine]:
+    """By what images, proprioception and actions are normalised, by LeRobot's names.
+
+    Raises:
+        ValueError: If the pretrained policy comes without them.
+    """
+    if folder is None or config.adapt:
+        return description.usual_statistics(about.config())
+    return description.statistics(folder, about.config())

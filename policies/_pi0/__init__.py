@@ -1,0 +1,1 @@
+"""The network pi0 of transformers as a policy."""

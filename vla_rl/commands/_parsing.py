@@ -1,0 +1,147 @@
+"""Options of a command from its dataclass, by tyro.
+
+A command may name plug-ins (``--suite`` or ``--env``, ``--network``, ``--algorithm``). Their
+settings are the fields of a dataclass of the plug-in, so the named plug-ins are loaded first, and
+``--help`` shows their options too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import MISSING, Field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from vla_rl import plugins
+from vla_rl.config import World, from_json, read_world, specialise
+
+T = TypeVar("T")
+
+SUITE = ("suite", "env")
+"""Options that name the suite; ``--env.image-size`` and the like are the suite's settings."""
+
+# field of a command: (plug-in kind, option that names the plug-in, name in the module)
+PLUGIN_SETTINGS = {
+    "net": ("policies", "network", "Config"),
+    "algo": ("algorithms", "algorithm", "Algorithm"),
+}
+
+
+def parse(command: type[T], options: list[str], program: str) -> T:
+    """An instance of the command's dataclass; exits with a message for ``--help`` or bad options.
+
+    With ``--resume`` the settings of the interrupted run are the defaults. Where there is a world,
+    a first word that is no option names what is read, or else its suite.
+
+    Raises:
+        ValueError: For an unknown plug-in, or a run that cannot be resumed.
+    """
+    known = {field.name: field for field in fields(command)}  # type: ignore[arg-type]
+    if "world" in known and options and not options[0].startswith("-"):
+        # `vla-rl import FOLDER`, `vla-rl check gym:CartPole-v1`
+        options = ["--source" if "source" in known else "--env", *options]
+    saved = _saved(known, options)
+    changes: dict[str, tuple[Any, Any]] = {}
+    for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
+        if name in known:
+            chosen = given(options, option) or saved.get(option) or _default(known[option])
+            settings = vars(plugins.load(kind, chosen))[attribute]
+            # What a command changes is for fresh weights: a model that was trained knows better.
+            trained = given(options, f"{name}.model") is not None
+            default = settings() if trained else _given_default(known[name], settings)
+            changes[name] = (settings, default)
+    if "world" in known:
+        suite = given(options, *SUITE) or saved.get("world", {}).get("suite")
+        world = _world(known, options, suite)
+        # The world's own fields stand at the top: `--tasks`, not `--world.tasks`.
+        changes["world"] = (Annotated[type(world), tyro.conf.arg(name="")], world)
+    made = specialise(command, **changes) if changes else command
+    resumed = from_json(made, saved) if saved else None
+    parsed: T = tyro.cli(  # type: ignore[assignment]
+        made, args=options, prog=program, description=command.__doc__, default=resumed
+    )
+    return parsed
+
+
+def _saved(known: dict[str, Field[Any]], options: list[str]) -> dict[str, Any]:
+    """The configuration of the run to go on with; empty if none is."""
+    if "resume" not in known or "--resume" not in options:
+        return {}
+    path = Path(given(options, "out") or _default(known["out"])) / "config.json"
+    if not path.exists():
+        raise ValueError(f"nothing to resume: {path} does not exist; start without --resume")
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return {name: value for name, value in saved.items() if name in known}
+
+
+def given(options: list[str], *names: str) -> str | None:
+    """The value that was given for ``--name``, if any; several names are one option's."""
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    for index, word in enumerate(options):
+        if word in flags and index + 1 < len(options):
+            return options[index + 1]
+        flag, is_joined, value = word.partition("=")
+        if is_joined and flag in flags:
+            return value
+    return None
+
+
+def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) -> Any:
+    """The world a command starts from: that of the policy or demonstrations it is given."""
+    world = _default(known["world"])
+    source = next((given(options, n) for n in ("policy", "demos", "source") if n in known), None)
+    if source is not None and "policy" in known and not Path(source).exists():
+        from vla_rl.storage import hub  # imports torch, which most commands would not
+
+        source = str(hub.find(source, named=[suite]))  # as it is, if it names no repository
+    if source is not None and (Path(source) / "world.json").exists():
+        world = read_world(Path(source))
+    suite = suite or world.suite
+    settings = plugins.load("envs", suite).Settings
+    same_suite = suite == world.suite
+    # Suites of one family share the type of their settings, but one's need not suit another.
+    env = world.env if same_suite and isinstance(world.env, settings) else settings()
+    alias = tyro.conf.arg(aliases=[f"--{SUITE[1]}"])
+    typed = specialise(World, suite=(Annotated[str, alias], suite), env=(settings, env))
+    return typed(
+        suite=suite,
+        tasks=world.tasks if same_suite else ("all",),
+        max_steps=_horizons(world, options) if same_suite else None,
+        env=env,
+        instruction=world.instruction if same_suite else None,
+    )
+
+
+def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
+    """The world's horizons for the tasks that were named; the suite's own if it has not all."""
+    if "--tasks" not in options or world.max_steps is None or len(world.max_steps) == 1:
+        return world.max_steps
+    following = options[options.index("--tasks") + 1 :]
+    named = list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+    known = {task.id: task.max_steps for task in world.resolved()}
+    wanted = replace(world, tasks=tuple(named)).task_ids()
+    return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    assert field.default_factory is not MISSING, f"{field.name} needs a default"
+    return field.default_factory()
+
+
+def _given_default(field: Field[Any], settings: type) -> Any:
+    """Default settings of a plug-in, with what the command changes about them where it applies."""
+    default = _default(field)
+    if default is None:
+        return settings()
+    usual = vars(type(default)())
+    known = {field.name for field in fields(settings)}
+    changed = {name: value for name, value in vars(default).items() if value != usual[name]}
+    return settings(**{name: value for name, value in changed.items() if name in known})

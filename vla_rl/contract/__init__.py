@@ -1,0 +1,17 @@
+"""The contract of a suite, as checks that say what to mend; ``vla-rl check`` and tests run them.
+
+A suite of your own is held to it by a test file of this length::
+
+    import pytest
+    from vla_rl.contract import CHECKS, Subject
+
+    SUITE = Subject("my_lab.my_suite")
+
+    @pytest.mark.parametrize("check", CHECKS)
+    def test_the_contract(check):
+        SUITE.must_pass(check)
+"""
+
+from vla_rl.contract.suite import CHECKS, Subject
+
+__all__ = ["CHECKS", "Subject"]

@@ -1,0 +1,149 @@
+"""Which task of a suite a foreign episode is of, and which start it gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from vla_rl import plugins
+from vla_rl.config import World
+from vla_rl.demos.exchange.source import Header, Source
+from vla_rl.types import EpisodeSpec, Task, seed_for
+
+
+def assigned(
+    source: Source, world: World, tasks: Mapping[str, Task], assign: Mapping[str, str]
+) -> dict[int, Task]:
+    """The task of each episode that is of one of them, by index.
+
+    An episode that vla-rl recorded in this suite keeps its task; another is of the task that
+    ``assign`` gives its sentence, or whose id or instruction has the same words, or of the only one
+    there is.
+
+    Raises:
+        ValueError: If that leaves a sentence without a task, no episode is of any of the tasks, or
+            one is longer than its task's horizon.
+    """
+    foreign = {
+        index: header.sentence
+        for index, header in enumerate(source.headers)
+        if header.spec is None or header.spec.task.suite != world.suite
+    }
+    by_sentence = _matched(source, Counter(foreign.values()), tasks, assign) if foreign else {}
+    found: dict[int, Task] = {}
+    for index, header in enumerate(source.headers):
+        if index in foreign:
+            task = by_sentence.get(foreign[index])
+        else:
+            task = _recorded(header, world, tasks)
+        if task is None:
+            continue
+        if header.length > task.max_steps:
+            raise ValueError(
+                f"episode {index} of {source.name} has {header.length} steps, and the horizon of "
+                f"{task.id} is {task.max_steps}; add --max-steps with at least "
+                f"{max(h.length for h in source.headers)}"
+            )
+        found[index] = task
+    if not found:
+        raise ValueError(f"no episode of {source.name} is of the tasks {_shortened(list(tasks))}")
+    return found
+
+
+def told_as_source(source: Source, world: World, assign: Mapping[str, str]) -> World:
+    """The world with its only task told in the source's words.
+
+    Raises:
+        ValueError: If there is not one sentence and one task, or the world has an instruction.
+    """
+    sentences = {header.sentence for header in source.headers}
+    said = sentences & set(assign) if assign else sentences
+    sentence = next(iter(said)) if len(said) == 1 else None
+    if sentence is None:
+        raise ValueError(
+            f"--keep-sentence: {source.name} has {len(said - {None})} sentences; one is needed, "
+            "which --assign can choose"
+        )
+    if world.instruction is not None:
+        raise ValueError("give --instruction or --keep-sentence, not both")
+    if len(world.resolved()) > 1:
+        raise ValueError("--keep-sentence: choose one task with --tasks")
+    return replace(world, instruction=sentence)
+
+
+def starts(headers: Sequence[Header], tasks: Mapping[int, Task]) -> dict[int, EpisodeSpec]:
+    """A start for each episode.
+
+    The seed of a foreign one is only its number among those of its task: no seed of ours leads to
+    where it began.
+    """
+    count: Counter[str] = Counter()
+    specs: dict[int, EpisodeSpec] = {}
+    for index, task in tasks.items():
+        known = headers[index].spec
+        if known is not None and known.task.suite == task.suite:
+            specs[index] = EpisodeSpec(task, known.seed)
+        else:
+            specs[index] = EpisodeSpec(task, seed_for("demo", count[task.id]))
+            count[task.id] += 1
+    return specs
+
+
+def _recorded(header: Header, world: World, tasks: Mapping[str, Task]) -> Task | None:
+    """The task of an episode of this suite that vla-rl recorded, unless it is not wanted."""
+    assert header.spec is not None
+    task, wanted = header.spec.task, tasks.get(header.spec.task.id)
+    if wanted is None:
+        return None
+    return replace(
+        task,
+        instruction=task.instruction if world.instruction is None else wanted.instruction,
+        max_steps=task.max_steps if world.max_steps is None else wanted.max_steps,
+    )
+
+
+def _matched(
+    source: Source,
+    sentences: Counter[str | None],
+    tasks: Mapping[str, Task],
+    assign: Mapping[str, str],
+) -> dict[str | None, Task]:
+    """The suite's task of each of the source's sentences; those without one are left out."""
+    if assign:
+        for sentence, name in assign.items():
+            if sentence not in sentences:
+                said = [str(known) for known in sentences]
+                raise ValueError(plugins.unknown(f"sentence of {source.name}", sentence, said))
+            if name not in tasks:
+                raise ValueError(plugins.unknown("task", name, tasks))
+        chosen: dict[str | None, Task] = {s: tasks[name] for s, name in assign.items()}
+        return chosen
+    if len(tasks) == len(sentences) == 1:
+        return dict.fromkeys(sentences, *tasks.values())
+    if set(sentences) == {None}:
+        raise ValueError(
+            f"{source.name} does not say what its task is; choose one with --tasks: "
+            f"{_shortened(list(tasks))}"
+        )
+    by_words = {_words(task.id): task for task in tasks.values()} | {
+        _words(task.instruction): task for task in tasks.values()
+    }
+    matched: dict[str | None, Task] = {
+        s: by_words[_words(s)] for s in sentences if s and _words(s) in by_words
+    }
+    if len(matched) < len(sentences):
+        left = [repr(s) for s in sentences if s not in matched]
+        raise ValueError(
+            f"{source.name} has sentences of no task of the suite: {_shortened(left)}. Say which "
+            f"task each is of with --assign SENTENCE TASK ..., one of: {_shortened(list(tasks))}"
+        )
+    return matched
+
+
+def _words(sentence: str) -> str:
+    return " ".join(sentence.casefold().rstrip(".! ").split())
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])

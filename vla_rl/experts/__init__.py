@@ -1,0 +1,1 @@
+"""Experts that act on the true state of a simulator."""

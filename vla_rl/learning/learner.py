@@ -1,0 +1,331 @@
+"""The learner: parameter groups, optimizer, micro-batches, ranks. The only ``backward`` is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_rl.learning.distributed import ALONE, Ranks
+from vla_rl.policy import Policy, Scores
+from vla_rl.types import Observation, RolloutBatch
+
+Regulariser = Callable[[int], Iterator[Tensor]]
+"""From a number, another one for every gradient step, to this rank's parts of a scalar that is
+added to its loss; the parts of all ranks add up to it."""
+
+Rows = np.ndarray
+"""``[B, 2]`` int64: episode and decision of each row of a minibatch."""
+
+ROWS_WITHOUT_GRADIENT = 512  # scored at once where nothing is kept for a backward pass
+MOST_SKIPPED = 10  # gradient steps in a row that may be skipped before the run ends
+DEVIATION = "deviation"  # the part of the head's parameters that sets the size of its noise
+
+
+class LossNotFinite(RuntimeError):
+    """Losses or gradients were not finite for many gradient steps in a row."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The optimizer (AdamW)."""
+
+    lr: float = 1e-4
+    """Learning rate of the action head."""
+    vlm_lr: float = 1e-4
+    """Learning rate of the vision backbone or its LoRA, where it is trained."""
+    critic_lr: float = 1e-3
+    """Learning rate of the critic."""
+    std_lr: float = 1e-3
+    """Learning rate of what sets the size of the exploration noise: the numbers of a Gaussian, or
+    the networks of a Laplace or flow_noise head."""
+    warmup_steps: int = 20
+    """Gradient steps over which the learning rate of each group rises from nothing, from its first
+    own step on; the optimizer's first steps are as large as it goes whatever the gradient, and
+    would move the policy far."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How learning rates fall after the warm-up: not at all, or to zero at the end of the run's
+    iterations or environment steps."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 5.0
+    """The gradient of each group of parameters (backbone, head, deviation, critic) is scaled down
+    to this norm; `*/grad_clipped` says how often it was."""
+    train_vlm: bool | None = None
+    """Train the vision backbone, too. A frozen one looks at every image only once. None: train it
+    if the policy starts from fresh weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "vlm_lr", "critic_lr", "std_lr", "max_grad_norm"):
+            if not vars(self)[name] > 0:
+                raise ValueError(f"learner {name} must be positive, got {vars(self)[name]}")
+        for name in ("weight_decay", "warmup_steps"):
+            if vars(self)[name] < 0:
+                raise ValueError(f"learner {name} must not be negative, got {vars(self)[name]}")
+
+    def rates(self) -> dict[str, float]:
+        """Learning rate by optimizer group."""
+        return {
+            "vlm": self.vlm_lr,
+            "head": self.lr,
+            DEVIATION: self.std_lr,
+            "critic": self.critic_lr,
+        }
+
+    def warmth(self, step: int) -> float:
+        """What the warm-up leaves of a learning rate after ``step`` steps, in (0, 1]."""
+        return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+
+    def rate_factor(self, step: int, progress: float) -> float:
+        """What a learning rate is multiplied with.
+
+        Args:
+            step: Gradient steps that its parameters have taken so far.
+            progress: Share of the run that is done, in [0, 1].
+        """
+        warm = self.warmth(step)
+        if self.lr_schedule == "linear":
+            return warm * (1 - progress)
+        if self.lr_schedule == "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * progress))
+        return warm
+
+
+class Step(NamedTuple):
+    """What a gradient step did.
+
+    Attributes:
+        norms: Gradient norm before clipping, by optimizer group; empty if the step was skipped.
+        clipped: Whether it was clipped, by optimizer group.
+    """
+
+    norms: dict[str, float]
+    clipped: dict[str, bool]
+
+
+class Learner:
+    """Trains chosen parameter groups of a policy; the others stay bit-equal.
+
+    Args:
+        policy: What is trained; moved nowhere.
+        config: The optimizer.
+        trains: Names of the groups to train, of ``policy.groups()``.
+        reference: A frozen policy to stay close to, for algorithms that ask for one.
+        ranks: Processes that share the work; every one holds the same policy and batches.
+
+    Attributes:
+        version: Updates made.
+        steps: Gradient steps taken.
+        skipped: Gradient steps that were not taken because something was not finite.
+        progress: Share of the run that is done, in [0, 1], for the schedule of the rates.
+
+    Raises:
+        ValueError: If a group is unknown.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: LearnerConfig,
+        trains: Collection[str],
+        reference: Policy | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        groups = policy.groups()
+        unknown = set(trains) - set(groups)
+        if unknown:
+            raise ValueError(f"unknown parameter groups {sorted(unknown)}; allowed: {list(groups)}")
+        self.policy = policy
+        self.config = config
+        self.reference = reference
+        self.ranks = ranks
+        self.version = 0
+        self.steps = 0
+        self.progress = 0.0
+        self.skipped = 0
+        self.regulariser: Regulariser | None = None
+        self._not_finite = False
+        self._skipped_in_a_row = 0
+        policy.freeze(set(groups) - set(trains))
+        self._groups = _optimizer_groups(policy, trains)
+        self._parameters = [p for parameters in self._groups.values() for p in parameters]
+        rates = config.rates()
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "lr": rates[name], "name": name}
+                for name, parameters in self._groups.items()
+            ],
+            weight_decay=config.weight_decay,
+            fused=True,  # five times faster than the loop over parameters, on CPU too
+        )
+
+    def _set_rates(self, factor: float | None) -> None:
+        """Set what the optimizer uses from the configuration; a restored optimizer has old ones."""
+        rates = self.config.rates()
+        for group in self.optimizer.param_groups:
+            taken = self._taken(group["params"])
+            scale = self.config.rate_factor(taken, self.progress) if factor is None else factor
+            group["lr"] = scale * rates[group["name"]]
+            group["weight_decay"] = self.config.weight_decay
+
+    def _taken(self, parameters: list[torch.nn.Parameter]) -> int:
+        """Gradient steps that parameters of an optimizer group have taken."""
+        state = self.optimizer.state
+        return next((int(state[p]["step"]) for p in parameters if p in state), 0)
+
+    @property
+    def head_warmth(self) -> float:
+        """What the warm-up leaves of the head's learning rate in its next step, in (0, 1]."""
+        return self.config.warmth(self._taken(self._groups["head"]))
+
+    def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
+        """Scores of chosen decisions under the current weights, with gradient."""
+        return _score(self.policy, batch, rows)
+
+    def logprobs(self, batch: RolloutBatch, policy: Policy) -> Tensor:
+        """``[N, T, K]`` log-probs of the whole batch under a policy, without gradient."""
+        out = torch.zeros(batch.mask.shape)
+        rows = np.argwhere(batch.valid)
+        with torch.no_grad():
+            for first in range(0, len(rows), ROWS_WITHOUT_GRADIENT):
+                part = rows[first : first + ROWS_WITHOUT_GRADIENT]
+                out[part[:, 0], part[:, 1]] = _score(policy, batch, part).logprob.float().cpu()
+        return out
+
+    def minibatches(
+        self,
+        batch: RolloutBatch,
+        size: int,
+        rng: np.random.Generator,
+        whole_episodes: bool = False,
+    ) -> Iterator[Rows]:
+        """Shuffled decisions of the batch in pieces of about ``size``; each exactly once.
+
+        Args:
+            batch: Whose decisions.
+            size: Decisions in a piece; 0 gives one piece.
+            rng: Shuffles.
+            whole_episodes: Shuffle episodes, and never cut one.
+        """
+        rows = np.argwhere(batch.valid)
+        if whole_episodes:
+            place = rng.permutation(len(batch))[rows[:, 0]]
+            rows = rows[np.argsort(place, kind="stable")]
+        else:
+            rows = rows[rng.permutation(len(rows))]
+        pieces = max(1, round(len(rows) / size)) if size else 1
+        yield from _split(rows, pieces, whole_episodes)
+
+    def parts(self, rows: Rows, size: int, whole_episodes: bool = False) -> list[Rows]:
+        """This rank's micro-batches of at most about ``size`` decisions (0: as few as possible)."""
+        pieces = max(self.ranks.world, -(-len(rows) // size) if size else 1)
+        return self.ranks.share(_split(rows, pieces, whole_episodes))
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to what the next :meth:`step` goes down.
+
+        A loss that is not finite makes that step be skipped.
+        """
+        if bool(torch.isfinite(loss)):
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._not_finite = True
+
+    def step(self, regularise: bool = True, rate: float | None = None) -> Step:
+        """One gradient step down what was accumulated.
+
+        A step in which a loss or a gradient is not finite on any rank is skipped on all of them and
+        counted in ``skipped``.
+
+        Args:
+            regularise: Whether the regulariser takes part, if one is set.
+            rate: What the configured learning rates are multiplied with; None for
+                :meth:`LearnerConfig.rate_factor`.
+
+        Raises:
+            LossNotFinite: If many steps in a row had to be skipped.
+        """
+        if self.regulariser is not None and regularise:
+            for part in self.regulariser(self.steps + self.skipped):
+                self.accumulate(part)
+        self._set_rates(rate)
+        self._reduce()
+        norms = {
+            name: float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+            for name, parameters in self._groups.items()
+        }
+        fine = not self._not_finite and all(np.isfinite(norm) for norm in norms.values())
+        fine = not self.ranks.anyone(not fine)
+        if fine:
+            self.optimizer.step()
+            self.steps += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self._not_finite = False
+        self._count_skipped(fine)
+        if not fine:
+            return Step({}, {})
+        return Step(norms, {name: norm > self.config.max_grad_norm for name, norm in norms.items()})
+
+    def _count_skipped(self, fine: bool) -> None:
+        self._skipped_in_a_row = 0 if fine else self._skipped_in_a_row + 1
+        self.skipped += not fine
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise LossNotFinite(
+                f"the loss or its gradient was not finite in {MOST_SKIPPED} gradient steps in a "
+                "row, which were skipped: lower the learning rate, or look for rewards, "
+                "observations or log-probabilities that are not finite"
+            )
+
+    def _reduce(self) -> None:
+        """Sum gradients over ranks; a parameter that no rank gave a gradient keeps none."""
+        if self.ranks.world == 1:
+            return
+        present = [float(p.grad is not None) for p in self._parameters]
+        flat = [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._parameters
+        ]
+        device = self._parameters[0].device
+        whole = self.ranks.total(torch.cat([torch.tensor(present, device=device), *flat]))
+        start = len(present)
+        for givers, parameter in zip(whole[:start].tolist(), self._parameters, strict=True):
+            end = start + parameter.numel()
+            if givers:
+                parameter.grad = whole[start:end].view_as(parameter).to(parameter.dtype)
+            start = end
+
+
+def _optimizer_groups(
+    policy: Policy, trains: Collection[str]
+) -> dict[str, list[torch.nn.Parameter]]:
+    """Parameters to train by optimizer group; the head's deviation has one of its own."""
+    chosen = {name: list(group) for name, group in policy.groups().items() if name in trains}
+    apart = {id(parameter) for parameter in policy.deviations()}
+    if "head" in chosen:
+        chosen[DEVIATION] = [p for p in chosen["head"] if id(p) in apart]
+        chosen["head"] = [p for p in chosen["head"] if id(p) not in apart]
+    return {name: parameters for name, parameters in chosen.items() if parameters}
+
+
+def _score(policy: Policy, batch: RolloutBatch, rows: Rows) -> Scores:
+    episode, decision = rows[:, 0], rows[:, 1]
+    sentences = batch.instruction
+    return policy.evaluate(
+        Observation(batch.obs.images[episode, decision], batch.obs.state[episode, decision]),
+        [sentences[row] for row in episode],
+        batch.chunk.raw[episode, decision],
+        batch.chunk.features[episode, decision],
+    )
+
+
+def _split(rows: Rows, pieces: int, whole_episodes: bool) -> list[Rows]:
+    """About equal pieces, none of them empty; rows of an episode must be adjacent to be kept so."""
+    if not whole_episodes:
+        return [piece for piece in np.array_split(rows, pieces) if len(piece)]
+    starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
+    piece_of = starts * pieces // len(rows)
+    return np.split(rows, starts[1:][np.diff(piece_of) > 0])

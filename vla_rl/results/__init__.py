@@ -1,0 +1,1 @@
+"""What runs measured: metrics, evaluations and their intervals, plots and videos."""

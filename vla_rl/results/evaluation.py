@@ -1,0 +1,631 @@
+"""What an evaluation says and how sure it is.
+
+Intervals of one share are Wilson's; those of a difference between two evaluations of the *same*
+initial states are Newcombe's for paired shares; means over tasks combine the tasks' intervals
+(MOVER), which stays honest with few episodes or with tasks that always fail, where a bootstrap has
+no width. A sequence of subgoals has no single success: each episode completes a share of it, and
+the same intervals hold, a little too wide, because a number in [0, 1] never varies more than a coin
+with the same mean.
+
+References:
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    Newcombe, "Improved confidence intervals for the difference between binomial proportions based
+    on paired data", Statistics in Medicine 1998, method 10.
+    Zou and Donner, "Construction of confidence limits about effect measures", Statistics in
+    Medicine 2008 (MOVER).
+    McNemar, "Note on the sampling error of the difference between correlated proportions", 1947
+    (its exact form is the sign test).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+from vla_rl.results.protocol_id import ProtocolId, shortest
+
+CONFIDENCE = 0.95
+_MOST_NAMED = 6  # horizons that are named one by one
+
+
+class Estimate(NamedTuple):
+    """A number and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PairedDifference(NamedTuple):
+    """Success after minus success before on the same starts.
+
+    Attributes:
+        difference: In [-1, 1], positive when it became better.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        p_value: Two-sided, of no difference (exact sign test over the starts).
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def wilson(successes: float, episodes: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval of a mean of numbers in [0, 1]: a success rate, or a mean share.
+
+    Args:
+        successes: Their sum; need not be whole.
+        episodes: How many there are.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If there are no episodes, or more successes than episodes.
+    """
+    if not 0 <= successes <= episodes or episodes < 1:
+        raise ValueError(
+            f"need 0 <= successes <= episodes and an episode, got {successes} of {episodes}"
+        )
+    z2 = float(scipy.stats.norm.ppf((1 + confidence) / 2)) ** 2
+    middle = (successes + z2 / 2) / (episodes + z2)
+    spread = successes * (episodes - successes) / episodes + z2 / 4
+    half = math.sqrt(z2 * spread) / (episodes + z2)
+    # Exactly 0 and 1 at the ends, whatever rounding says.
+    low = middle - half if successes > 0 else 0.0
+    high = middle + half if successes < episodes else 1.0
+    return low, high
+
+
+def estimate(outcomes: ArrayLike) -> Estimate:
+    """The mean of ``[n]`` numbers in [0, 1] with Wilson's interval."""
+    values = np.asarray(outcomes, float)
+    return Estimate(float(values.mean()), *wilson(float(values.sum()), len(values)))
+
+
+def paired_difference(
+    before: ArrayLike, after: ArrayLike, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Difference of two means on the same starts.
+
+    Args:
+        before: ``[n]`` success (bool) or completed share in [0, 1] of each start.
+        after: ``[n]`` of the same starts in the same order.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If the lengths differ or are zero.
+    """
+    pairs = _Pairs.of(before, after)
+    low, high = pairs.interval(confidence)
+    return PairedDifference(pairs.difference, low, high, _sign_test(pairs.gained, pairs.lost))
+
+
+def mean_paired_difference(
+    before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike], confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Unweighted mean over tasks of :func:`paired_difference`.
+
+    The p-value is that of the exact sign test over the starts of all tasks.
+
+    Args:
+        before: ``[n]`` success or completed share by task; n may differ between tasks.
+        after: The same tasks and starts.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: If the tasks differ, or the lengths of a task.
+    """
+    if set(before) != set(after) or not before:
+        raise ValueError(f"tasks differ: before {sorted(before)}, after {sorted(after)}")
+    tables = [_Pairs.of(before[task], after[task]) for task in before]
+    mean = mean_over_tasks(Estimate(t.difference, *t.interval(confidence)) for t in tables)
+    gained, lost = sum(t.gained for t in tables), sum(t.lost for t in tables)
+    return PairedDifference(*mean, _sign_test(gained, lost))
+
+
+def mean_over_tasks(estimates: Iterable[Estimate]) -> Estimate:
+    """Mean of independent estimates; each end is as far away as the tasks' ends say together.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    values = np.array(list(estimates))
+    if len(values) == 0:
+        raise ValueError("cannot take the mean over no tasks")
+    value, low, high = values.T
+    mean = float(value.mean())
+    return Estimate(
+        mean,
+        mean - float(np.linalg.norm(value - low)) / len(values),
+        mean + float(np.linalg.norm(high - value)) / len(values),
+    )
+
+
+def mean_interval(per_seed: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean over training seeds with Student's t interval.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+    """
+    if len(per_seed) < 2:
+        raise ValueError(f"an interval over seeds needs at least 2 of them, got {len(per_seed)}")
+    mean, error = float(np.mean(per_seed)), float(scipy.stats.sem(per_seed))
+    half = error * float(scipy.stats.t.ppf((1 + confidence) / 2, len(per_seed) - 1))
+    return Estimate(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Outcomes in [0, 1] of two trials of the same starts, each ``[n]``."""
+
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, before: ArrayLike, after: ArrayLike) -> _Pairs:
+        first, second = np.asarray(before, float), np.asarray(after, float)
+        if first.shape != second.shape or first.ndim != 1 or first.size == 0:
+            raise ValueError(
+                "paired outcomes must be two lists of equal length, at least 1; got shapes "
+                f"{first.shape} before and {second.shape} after"
+            )
+        return cls(first, second)
+
+    @property
+    def gained(self) -> int:
+        return int((self.after > self.before).sum())
+
+    @property
+    def lost(self) -> int:
+        return int((self.after < self.before).sum())
+
+    @property
+    def difference(self) -> float:
+        return float(self.after.mean() - self.before.mean())
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Newcombe's method 10."""
+        n = len(self.before)
+        after, before = float(self.after.mean()), float(self.before.mean())
+        low_after, high_after = wilson(float(self.after.sum()), n, confidence)
+        low_before, high_before = wilson(float(self.before.sum()), n, confidence)
+        phi = self._correlation()
+        return (
+            self.difference - _distance(after - low_after, high_before - before, phi),
+            self.difference + _distance(high_after - after, before - low_before, phi),
+        )
+
+    def _correlation(self) -> float:
+        """Correlation of the outcomes, shrunk by Newcombe's continuity correction if positive."""
+        n, ones, others = len(self.before), self.after.sum(), self.before.sum()
+        margins = float(ones * (n - ones) * others * (n - others))
+        if margins == 0:
+            return 0.0
+        # Of a fourfold table this is "both times neither minus gained times lost".
+        product = float(n * (self.before * self.after).sum() - ones * others)
+        if product > 0:
+            product = max(product - n / 2, 0.0)
+        return product / math.sqrt(margins)
+
+
+def _distance(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
+
+def _sign_test(gained: int, lost: int) -> float:
+    if gained + lost == 0:
+        return 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost).pvalue)
+
+
+# ---------------------------------------------------------------------------- evaluation results
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Episodes of one task, each start once.
+
+    Attributes:
+        seeds: Seed of every start.
+        success: Whether each was solved, a sequence in all its parts.
+        steps: Environment steps of each episode.
+        subgoals: Parts of the task if it is a sequence.
+        completed: Those that each episode completed; only read for a sequence.
+    """
+
+    seeds: tuple[int, ...]
+    success: tuple[bool, ...]
+    steps: tuple[int, ...]
+    subgoals: tuple[str, ...] = ()
+    completed: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.subgoals and len(self.completed) != len(self.seeds):
+            raise ValueError(
+                f"the result of a sequence needs the completed subgoals of all {len(self.seeds)} "
+                f"episodes, got {len(self.completed)}"
+            )
+        if not len(self.seeds) == len(self.success) == len(self.steps) or not self.seeds:
+            raise ValueError(
+                "a task result needs one outcome and length for every seed and at least one, got "
+                f"{len(self.success)} outcomes and {len(self.steps)} lengths for "
+                f"{len(self.seeds)} seeds"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a task result holds a seed twice; every start is played once")
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.success)
+
+    @property
+    def successes(self) -> int:
+        """Number of successful episodes."""
+        return sum(self.success)
+
+    @property
+    def rate(self) -> Estimate:
+        """Success rate with Wilson's interval."""
+        return estimate(self.success)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Completed share of each episode; success as 0 or 1 if the task is no sequence."""
+        if not self.subgoals:
+            return tuple(float(success) for success in self.success)
+        return tuple(len(done) / len(self.subgoals) for done in self.completed)
+
+    @property
+    def share(self) -> Estimate:
+        """Mean completed share; the success rate if the task is no sequence."""
+        return estimate(self.shares)
+
+    def measures(self) -> dict[str, tuple[float, ...]]:
+        """What there is to tell, by name, with the outcome of each episode in [0, 1].
+
+        Success of a task; of a sequence the completed share, how often at least k of its n parts
+        were completed, and each part.
+        """
+        if not self.subgoals:
+            return {"success": self.shares}
+        n = len(self.subgoals)
+        counts = [len(done) for done in self.completed]
+        at_least = {
+            f"at least {k} of {n}" if k < n else f"all {n}": tuple(float(c >= k) for c in counts)
+            for k in range(1, n + 1)
+        }
+        parts = {
+            part: tuple(float(part in done) for done in self.completed) for part in self.subgoals
+        }
+        return {f"share of {n} completed": self.shares, **at_least, **parts}
+
+    @property
+    def solved_steps(self) -> float | None:
+        """Mean number of environment steps of the solved episodes; None if there are none."""
+        solved = self._lengths()
+        return float(np.mean(solved)) if solved else None
+
+    @property
+    def median_steps(self) -> float | None:
+        """Median number of environment steps of the solved episodes; None if there are none."""
+        solved = self._lengths()
+        return float(np.median(solved)) if solved else None
+
+    def within(self, steps: int) -> TaskResult:
+        """What a shorter evaluation would have found, if success ends an episode.
+
+        Raises:
+            ValueError: If the task is a sequence of which an episode lasted longer: when its parts
+                were completed is not kept.
+        """
+        late = max(self.steps) > steps
+        if self.subgoals and late:
+            raise ValueError(
+                f"how much of a sequence is completed within {steps} steps is not known: when its "
+                "parts were completed is not kept; evaluate at that horizon"
+            )
+        in_time = zip(self.success, self.steps, strict=True)
+        return replace(
+            self,
+            success=tuple(success and taken <= steps for success, taken in in_time),
+            steps=tuple(min(taken, steps) for taken in self.steps),
+        )
+
+    def _lengths(self) -> list[int]:
+        return [n for n, success in zip(self.steps, self.success, strict=True) if success]
+
+    def by_seed(self) -> dict[int, float]:
+        """Completed share (success as 0 or 1 if the task is no sequence) by start."""
+        return dict(zip(self.seeds, self.shares, strict=True))
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One evaluation of one policy.
+
+    Attributes:
+        protocol_id: Name of everything that changes the number; only results that share it may be
+            compared.
+        suite: Name of the suite.
+        horizon: Longest episode, in environment steps.
+        settings: The suite's settings (cameras, image size, quality), JSON-able.
+        renderer: What drew the images.
+        tasks: Outcomes by task id.
+        buckets: Task ids by difficulty; ids that were not evaluated are ignored.
+        policy: Where the policy was, for the reader.
+        also_within: Shorter horizons by task id at which success is told besides, shortest first.
+    """
+
+    protocol_id: str
+    suite: str
+    horizon: int
+    settings: dict[str, Any]
+    renderer: str
+    tasks: dict[str, TaskResult]
+    buckets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    policy: str = ""
+    also_within: tuple[dict[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("an evaluation needs at least one task")
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Longest episode of each task, in environment steps, as the protocol says.
+
+        Raises:
+            ValueError: If the protocol id is none of ours.
+        """
+        known = ProtocolId.of(self.protocol_id, self.suite).horizons
+        each = known * len(self.tasks) if len(known) == 1 else known
+        by_task = dict(zip(sorted(self.tasks), each, strict=True))
+        return {task: by_task[task] for task in self.tasks}
+
+    def within(self, steps: int | Mapping[str, int]) -> EvalResult:
+        """What an evaluation of the same policy at a shorter horizon would have found.
+
+        A success ends its episode, and a policy does not see the time, so that a longer episode
+        begins as a shorter one.
+
+        Args:
+            steps: The horizon in environment steps, for all tasks or by task id.
+
+        Raises:
+            ValueError: If a horizon is below 1 or longer than what was evaluated, a task has none,
+                success does not end an episode, or a task is a sequence of which an episode lasted
+                longer.
+        """
+        longest = self.horizons
+        wanted = dict.fromkeys(longest, steps) if isinstance(steps, int) else dict(steps)
+        if wanted.keys() != longest.keys():
+            raise ValueError(f"need a horizon for each of {list(longest)}, got {list(wanted)}")
+        for task, horizon in wanted.items():
+            if not 1 <= horizon <= longest[task]:
+                raise ValueError(
+                    f"success of {task} within {horizon} steps is not known: it was evaluated for "
+                    f"{longest[task]}; give 1 to {longest[task]}"
+                )
+        if wanted != longest and not self.settings.get("success_ends", True):
+            raise ValueError(
+                f"success within {sorted(set(wanted.values()))} steps is not known: it does not "
+                "end an episode here, and only what holds at the end counts; evaluate at that "
+                "horizon"
+            )
+        protocol = ProtocolId.of(self.protocol_id, self.suite)
+        return replace(
+            self,
+            protocol_id=str(protocol.with_horizons([wanted[task] for task in sorted(wanted)])),
+            horizon=max(wanted.values()),
+            tasks={name: task.within(wanted[name]) for name, task in self.tasks.items()},
+            also_within=(),
+        )
+
+    def each_horizon(self) -> list[EvalResult]:
+        """The result at every horizon at which it is told, shortest first, itself the last."""
+        return [*(self.within(horizons) for horizons in self.also_within), self]
+
+    @property
+    def mean(self) -> Estimate:
+        """Unweighted mean over tasks of success, or of completed share where one is a sequence."""
+        return mean_over_tasks(task.share for task in self.tasks.values())
+
+    @property
+    def has_sequences(self) -> bool:
+        """Whether any of the tasks is a sequence."""
+        return any(task.subgoals for task in self.tasks.values())
+
+    @property
+    def solved_steps(self) -> float | None:
+        """Mean over tasks of the mean length of solved episodes; None if a task has none."""
+        each = [task.solved_steps for task in self.tasks.values()]
+        return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
+
+    @property
+    def median_steps(self) -> float | None:
+        """Mean over tasks of the median length of solved episodes; None if a task has none."""
+        each = [task.median_steps for task in self.tasks.values()]
+        return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
+
+    def bucket_means(self) -> dict[str, Estimate]:
+        """Mean over the evaluated tasks of each bucket that has any."""
+        return {
+            name: mean_over_tasks(self.tasks[task].share for task in ids)
+            for name, ids in self.evaluated_buckets().items()
+        }
+
+    def evaluated_buckets(self) -> dict[str, tuple[str, ...]]:
+        """Buckets with the tasks that were evaluated; empty ones are left out."""
+        present = {
+            name: tuple(task for task in ids if task in self.tasks)
+            for name, ids in self.buckets.items()
+        }
+        return {name: ids for name, ids in present.items() if ids}
+
+    def to_json(self) -> str:
+        """Everything, with the rates and intervals that follow from it for other readers."""
+        data = asdict(self)
+        for name, task in self.tasks.items():
+            rate = task.rate
+            data["tasks"][name] |= {
+                "successes": task.successes,
+                "episodes": task.episodes,
+                "wilson": [rate.low, rate.high],
+                "solved_steps": task.solved_steps,
+                "median_steps": task.median_steps,
+            }
+            if task.subgoals:
+                told = {name: list(estimate(values)) for name, values in task.measures().items()}
+                data["tasks"][name]["measures"] = told
+        data |= {"mean": self.mean.value, "mean_interval": list(self.mean[1:])}
+        data["bucket_means"] = {name: e.value for name, e in self.bucket_means().items()}
+        return json.dumps(data, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EvalResult:
+        """The result that :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: If the text is not such a result.
+        """
+        try:
+            data = json.loads(text)
+            tasks = {
+                name: TaskResult(
+                    tuple(t["seeds"]),
+                    tuple(t["success"]),
+                    tuple(t["steps"]),
+                    tuple(t.get("subgoals", ())),  # results of earlier versions have none
+                    tuple(tuple(done) for done in t.get("completed", ())),
+                )
+                for name, t in data["tasks"].items()
+            }
+            buckets = {name: tuple(ids) for name, ids in data["buckets"].items()}
+            plain = ("protocol_id", "suite", "horizon", "settings", "renderer", "policy")
+            also_within = tuple(data.get("also_within", ()))  # earlier versions have none
+            return cls(
+                **{name: data[name] for name in plain},
+                tasks=tasks,
+                buckets=buckets,
+                also_within=also_within,
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"not an evaluation result ({type(error).__name__}: {error}); expected the JSON "
+                "that `vla-rl eval` writes"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two evaluations.
+
+    Attributes:
+        tasks: By task id.
+        buckets: Mean over the tasks of each bucket.
+        mean: Mean over all tasks.
+    """
+
+    tasks: dict[str, PairedDifference]
+    buckets: dict[str, PairedDifference]
+    mean: PairedDifference
+
+
+class ComparisonRow(NamedTuple):
+    """A line of a table: one measure of a task before and after.
+
+    Attributes:
+        name: Of the task, and of the measure if it is a sequence.
+        before: Estimate before.
+        after: Estimate after.
+        change: On the same starts.
+        kind: ``"task"`` for the first measure of a task, ``"part"`` for others.
+    """
+
+    name: str
+    before: Estimate
+    after: Estimate
+    change: PairedDifference
+    kind: str
+
+
+def comparison_rows(task: str, before: TaskResult, after: TaskResult) -> list[ComparisonRow]:
+    """Every measure of a task before and after, paired by start."""
+    order = [after.seeds.index(seed) for seed in before.seeds]
+    now = after.measures()
+    rows: list[ComparisonRow] = []
+    for measure, outcomes in before.measures().items():
+        later = [now[measure][i] for i in order]
+        name = f"{task}: {measure}" if before.subgoals else task
+        change = paired_difference(outcomes, later)
+        kind = "part" if rows else "task"
+        rows.append(ComparisonRow(name, estimate(outcomes), estimate(later), change, kind))
+    return rows
+
+
+def compare(before: EvalResult, after: EvalResult) -> Comparison:
+    """Compare two evaluations start by start.
+
+    Raises:
+        ValueError: If their protocols differ, naming both, or their tasks or starts.
+    """
+    if before.protocol_id != after.protocol_id:
+        raise ValueError(
+            "results of different protocols cannot be compared: before is "
+            f"{before.protocol_id!r}, after is {after.protocol_id!r}; evaluate both under one"
+        )
+    if set(before.tasks) != set(after.tasks):
+        raise ValueError(
+            f"tasks differ: {sorted(before.tasks)} before, {sorted(after.tasks)} after"
+        )
+    was, now = {}, {}
+    for task, result in before.tasks.items():
+        first, second = result.by_seed(), after.tasks[task].by_seed()
+        if set(first) != set(second):
+            raise ValueError(f"the starts of {task} differ between the two evaluations")
+        was[task] = list(first.values())
+        now[task] = [second[seed] for seed in first]
+    return Comparison(
+        tasks={task: paired_difference(was[task], now[task]) for task in was},
+        buckets={
+            name: mean_paired_difference({t: was[t] for t in ids}, {t: now[t] for t in ids})
+            for name, ids in before.evaluated_buckets().items()
+        },
+        mean=mean_paired_difference(was, now),
+    )
+
+
+def paired_horizons(before: EvalResult, after: EvalResult) -> list[tuple[EvalResult, EvalResult]]:
+    """Both results at every horizon at which either is told, shortest first, themselves the last.
+
+    Raises:
+        ValueError: If their protocols differ.
+    """
+    compare(before, after)
+    told = {
+        tuple(horizons[task] for task in before.tasks): horizons
+        for result in (before, after)
+        for horizons in result.also_within
+    }
+    shorter = [(before.within(told[key]), after.within(told[key])) for key in sorted(told)]
+    return [*shorter, (before, after)]
+
+
+def within(result: EvalResult) -> str:
+    """The horizon in words: ``within 100/90 steps``, in the order of the tasks."""
+    try:
+        each = tuple(result.horizons.values())
+    except ValueError:  # a result of another program, whose protocol says nothing on horizons
+        return f"within {result.horizon} steps"
+    if len(shortest(each)) > _MOST_NAMED:
+        return f"within {min(each)} to {max(each)} steps"
+    return f"within {'/'.join(map(str, shortest(each)))} steps"

@@ -1,0 +1,463 @@
+"""Worker processes that survive what simulators do: they are watched, restarted and re-run.
+
+Nothing here imports torch. A worker answers jobs one after the other; the parent sees its answers,
+its signs of life, its exceptions, its death and its silence. The last three are answered by a fresh
+worker and the same job again; an exception that comes back, or comes often, is raised in the
+parent.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.shared_memory import SharedMemory
+from typing import NamedTuple, Protocol, cast
+
+import numpy as np
+
+from vla_rl.rollout.messages import receive, send
+from vla_rl.rollout.slots import EpisodeFailed, SlotPool, replay
+from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
+
+
+class Job(NamedTuple):
+    """A method of the worker and its arguments."""
+
+    method: str
+    arguments: tuple[object, ...]
+
+
+class WorkerFailed(RuntimeError):
+    """A worker raised an exception; its traceback is the message.
+
+    Attributes:
+        what: The episode that failed or, outside of one, the job.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class WorkerLost(RuntimeError):
+    """A worker died or fell silent."""
+
+
+MOST_FAILURES = 3
+"""In one call of the collector, and over a short run."""
+MOST_FAILING = 0.1
+"""Share of all jobs of a longer run."""
+
+
+@dataclass
+class Failures:
+    """How often simulators raised. Now and then one does; often means that something is wrong.
+
+    Attributes:
+        jobs: Jobs that were given so far.
+        total: How many of them failed and were to be run again.
+        lately: How many of them since :meth:`begin`.
+    """
+
+    jobs: int = 0
+    total: int = 0
+    lately: int = 0
+
+    def begin(self) -> None:
+        """Another call of the collector, for instance another iteration of training."""
+        self.lately = 0
+
+    def count(self, error: WorkerFailed, before: str | None) -> None:
+        """Count a failure; return if the job should be run again.
+
+        Args:
+            error: The failure.
+            before: What failed last in the same job.
+
+        Raises:
+            WorkerFailed: If the same episode failed before, or too many did.
+        """
+        if error.what == before:
+            raise error
+        self.total += 1
+        self.lately += 1
+        if self.lately > MOST_FAILURES or self.total > max(MOST_FAILURES, MOST_FAILING * self.jobs):
+            raise WorkerFailed(
+                f"{error}\n{self.total} failures in {self.jobs} jobs, {self.lately} of them just "
+                "now: too many to go on by running them again",
+                error.what,
+            ) from error
+
+
+Beat = Callable[[object], None]
+
+
+@dataclass
+class SimulationWorker:
+    """What a torch-free worker can do; every public method is a job.
+
+    Attributes:
+        suite: Plug-in name of the suite.
+        settings: The suite's ``Settings``.
+        beat: Sends a sign of life with a small payload to the parent.
+    """
+
+    suite: str
+    settings: object
+    beat: Beat
+    pool: SlotPool = field(init=False)
+    _shared: SharedObservations | None = None
+
+    def __post_init__(self) -> None:
+        self.pool = SlotPool(self.suite, self.settings)
+
+    def record(self, specs: Sequence[EpisodeSpec]) -> list[Demonstration]:
+        """Expert demonstrations, one per spec."""
+        demonstrations = []
+        for spec in specs:
+            demonstrations.append(self.pool.record(spec))
+            self.beat(demonstrations[-1].success)
+        return demonstrations
+
+    def retrace(self, episodes: Sequence[tuple[EpisodeSpec, Floats]]) -> list[Demonstration]:
+        """Recordings of episodes that a policy played, from starts and ``[L, A]`` actions."""
+        demonstrations = []
+        for spec, actions in episodes:
+            demonstrations.append(self.pool.retrace(spec, actions))
+            self.beat(demonstrations[-1].success)
+        return demonstrations
+
+    def replay(self, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:
+        """Frames of an episode, ``[L + 1]`` times ``[h, w, 3]`` uint8."""
+        return replay(self.suite, settings, spec, actions)
+
+    def begin(
+        self, rows: list[int], specs: Sequence[EpisodeSpec], shared: SharedLayout, last: bool
+    ) -> Floats:
+        """Open slots; write first observations to shared rows; return progress ``[B]``."""
+        if self._shared is None or self._shared.layout != shared:
+            self._shared = SharedObservations(shared)
+        self.pool.render_last = last
+        obs, progress = self.pool.begin(specs)
+        self._shared.write(rows, obs)
+        return progress
+
+    def execute(
+        self, rows: list[int], slots: list[int], actions: Floats
+    ) -> tuple[object, dict[str, float]]:
+        """Execute chunks in slots; observations go to shared rows, the rest is returned."""
+        assert self._shared is not None
+        result = self.pool.execute(slots, actions)
+        self._shared.write(rows, result.obs)
+        seconds, self.pool.timing.seconds = self.pool.timing.seconds, {}
+        light = (result.reward, result.last_reward, result.executed, result.progress)
+        end = (result.success, result.completed, result.truncated, result.done)
+        return (*light, *end), seconds
+
+
+class WorkerFactory(Protocol):
+    """Makes the object whose methods are the jobs; must be picklable."""
+
+    def __call__(self, beat: Beat) -> object:
+        """Called once in the new process."""
+
+
+@dataclass(frozen=True)
+class SimulationWorkerFactory:
+    """Makes a :class:`SimulationWorker`."""
+
+    suite: str
+    settings: object
+
+    def __call__(self, beat: Beat) -> SimulationWorker:
+        """Called once in the new process."""
+        return SimulationWorker(self.suite, self.settings, beat)
+
+
+@dataclass(frozen=True)
+class SharedLayout:
+    """Name and shape of a shared block of observations."""
+
+    name: str
+    rows: int
+    spaces: Spaces
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``[rows, V, h, w, 3]``."""
+        size = self.spaces.image_size
+        return (self.rows, len(self.spaces.views), size, size, 3)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the block."""
+        return int(np.prod(self.image_shape)) + 4 * self.rows * self.spaces.state_dim
+
+
+class SharedObservations:
+    """A block of observations that env workers write and the policy's process reads."""
+
+    def __init__(self, layout: SharedLayout, create: bool = False) -> None:
+        """Attach to the block, or make it."""
+        self.layout = layout
+        self._segment = SharedMemory(layout.name, create=create, size=max(layout.bytes, 1))
+        self._owner = create
+        images = int(np.prod(layout.image_shape))
+        self.images = np.ndarray(layout.image_shape, np.uint8, self._segment.buf)
+        self.state = np.ndarray(
+            (layout.rows, layout.spaces.state_dim), np.float32, self._segment.buf, images
+        )
+
+    def write(self, rows: Sequence[int], obs: Observation) -> None:
+        """Write B observations to these rows."""
+        self.images[rows] = obs.images
+        self.state[rows] = obs.state
+
+    def read(self, rows: np.ndarray) -> Observation:
+        """A private copy of these rows."""
+        return Observation(self.images[rows], self.state[rows])
+
+    def close(self) -> None:
+        """Detach; the owner also removes the block."""
+        del self.images, self.state
+        self._segment.close()
+        if self._owner:
+            self._segment.unlink()
+
+
+# Ctrl-C, torchrun and batch systems signal every process of a job, but the answer is the parent's:
+# it finishes the iteration, for which it needs its workers.
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started here does not see the signals that end a job, until it unblocks them."""
+    resource_tracker.ensure_running()  # it would unblock them if it were started inside
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(connection: Connection, factory: WorkerFactory) -> None:
+    """Main function of a worker process."""
+    for number in _ENDING:  # a handler and not SIG_IGN, which programs started here would inherit
+        signal.signal(number, lambda number, frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    try:
+        worker = factory(lambda payload: send(connection, ("beat", payload)))
+        while True:
+            job = receive(connection)
+            assert isinstance(job, Job)
+            send(connection, _answer(worker, job))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone, or closed us
+    # Software GL prints errors from destructors at interpreter exit; there is nothing left to save.
+    os._exit(0)
+
+
+def _answer(worker: object, job: Job) -> tuple[str, object]:
+    """Do a job; an exception is an answer too, or the parent would see only a death."""
+    try:
+        return "done", getattr(worker, job.method)(*job.arguments)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:
+        what = str(error.spec) if isinstance(error, EpisodeFailed) else job.method
+        return "failed", (what, traceback.format_exc())
+
+
+@dataclass
+class _Member:
+    process: ForkServerProcess
+    connection: Connection
+    heard: float
+
+
+class Crew:
+    """A fixed number of workers.
+
+    Args:
+        factory: Makes the worker object in the new process.
+        count: Number of workers.
+        timeout: Seconds of silence while busy after which a worker counts as hung.
+        preload: Modules that the fork server imports once, so that workers start at once.
+        restarts: How often one worker may be lost on the same job before giving up.
+
+    Attributes:
+        lost: How many workers died or hung and were replaced.
+        failures: Jobs that raised and were run again.
+    """
+
+    def __init__(
+        self,
+        factory: WorkerFactory,
+        count: int,
+        timeout: float,
+        preload: Sequence[str],
+        restarts: int = 3,
+    ) -> None:
+        self._factory = factory
+        self._timeout = timeout
+        self._restarts = restarts
+        self._context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", *preload])
+        self._members = [self._hire() for _ in range(count)]
+        self.lost = 0
+        self.failures = Failures()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [int(member.process.pid or 0) for member in self._members]
+
+    def run(
+        self, jobs: Sequence[Job], on_beat: Callable[[int, object], None] = lambda index, beat: None
+    ) -> list[object]:
+        """Give job i to worker i, wait for all and return their answers.
+
+        A job that raises is run again by a fresh worker, which is counted in ``failures``.
+
+        Raises:
+            WorkerFailed: If the same episode (or the same job outside of one) raised twice, or too
+                many did.
+            WorkerLost: If a worker was lost more than ``restarts`` times on its job.
+        """
+        if len(jobs) > len(self._members):
+            raise ValueError(f"{len(jobs)} jobs for {len(self._members)} workers")
+        answers: dict[int, object] = {}
+        losses = [0] * len(jobs)
+        failed: dict[int, str] = {}
+        self.failures.jobs += len(jobs)
+        waiting = dict(enumerate(jobs))
+        for index, job in waiting.items():
+            self._send_or_replace(index, job)
+        while waiting:
+            for index in self._ready(list(waiting)):
+                try:
+                    kind, payload = self.receive(index)
+                except WorkerLost:
+                    losses[index] += 1
+                    if losses[index] > self._restarts:
+                        raise
+                    self.lost += 1
+                    self._again(index, waiting[index])
+                    continue
+                except WorkerFailed as error:
+                    self.failures.count(error, failed.get(index))
+                    failed[index] = error.what
+                    self._again(index, waiting[index])
+                    continue
+                if kind == "beat":
+                    on_beat(index, payload)
+                else:
+                    answers[index] = payload
+                    del waiting[index]
+        return [answers[index] for index in range(len(jobs))]
+
+    def send(self, index: int, job: Job) -> None:
+        """Give a job to one worker without waiting.
+
+        Raises:
+            WorkerLost: If it is dead.
+        """
+        member = self._members[index]
+        member.heard = time.monotonic()
+        try:
+            send(member.connection, job)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise WorkerLost(f"worker {index} died") from error
+
+    def receive(self, index: int) -> tuple[str, object]:
+        """The next message of one worker, ``("beat" | "done", payload)``.
+
+        Raises:
+            WorkerFailed: If it raised.
+            WorkerLost: If it died or fell silent.
+        """
+        member = self._members[index]
+        left = self._timeout - (time.monotonic() - member.heard)
+        try:
+            if not member.connection.poll(max(left, 0.0)):
+                raise WorkerLost(f"worker {index} was silent for {self._timeout:.0f} s")
+            message = receive(member.connection)
+        except (EOFError, ConnectionResetError) as error:
+            member.process.join(1.0)
+            code = member.process.exitcode
+            raise WorkerLost(f"worker {index} died (exit code {code})") from error
+        member.heard = time.monotonic()
+        kind, payload = cast("tuple[str, object]", message)
+        if kind == "failed":
+            what, raised = cast("tuple[str, str]", payload)
+            raise WorkerFailed(f"worker {index} failed:\n{raised}", what)
+        return kind, payload
+
+    def replace(self, index: int) -> None:
+        """Kill a worker, if it still lives, and start another in its place."""
+        self._dismiss(self._members[index])
+        self._members[index] = self._hire()
+
+    def replace_all(self) -> None:
+        """Start over with fresh workers."""
+        for index in range(len(self._members)):
+            self.replace(index)
+
+    def close(self) -> None:
+        """End every worker; none outlives this call."""
+        for member in self._members:
+            self._dismiss(member)
+        self._members = []
+
+    def _again(self, index: int, job: Job) -> None:
+        self.replace(index)
+        self._send_or_replace(index, job)
+
+    def _send_or_replace(self, index: int, job: Job) -> None:
+        try:
+            self.send(index, job)
+        except WorkerLost:
+            self.lost += 1
+            self.replace(index)
+            self.send(index, job)
+
+    def _ready(self, indices: list[int]) -> list[int]:
+        """Workers that have a message or died, and those that have been silent for too long."""
+        silent = [time.monotonic() - self._members[i].heard for i in indices]
+        patience = max(self._timeout - max(silent), 0.0)
+        connections = {self._members[i].connection: i for i in indices}
+        ready = [connections[c] for c in wait(list(connections), patience)]  # type: ignore[index]
+        late = [i for i, s in zip(indices, silent, strict=True) if s >= self._timeout]
+        return ready or late
+
+    def _hire(self) -> _Member:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._factory), daemon=True)
+        with _deaf():  # the fork server starts with its first process
+            process.start()
+        theirs.close()
+        return _Member(process, ours, time.monotonic())
+
+    def _dismiss(self, member: _Member) -> None:
+        member.connection.close()
+        if member.process.is_alive():
+            member.process.kill()
+        member.process.join()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,244 @@
+"""iRe-VLA: task by task, reinforcement learning of the head and then imitation by everything.
+
+"Improving Vision-Language-Action Model with Online Reinforcement Learning" (arXiv 2501.16664).
+After a policy was cloned from demonstrations D_e (stage 0, ``vla-rl sft``), every task goes through
+
+1. stage 1: online RL with the backbone frozen; only the action head and a fresh critic learn, from
+   features that are computed once per observation. Solved episodes are appended to D_RL on disk;
+2. stage 2: supervised learning of backbone (through its adapters, if it has any) and head on
+   D_e and the D_RL of all tasks so far, so that old skills stay and new ones reach the backbone.
+
+Left open by the paper and chosen here: any algorithm of ours in stage 1 (theirs: PPO); a random few
+of an iteration's solved episodes are kept, as most are alike; batches of stage 2 draw every task
+equally often; the statistics that normalise proprioception stay those of stage 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_rl import seeding
+from vla_rl.commands._tables import show_kept
+from vla_rl.config import World
+from vla_rl.demos.demo_set import DemoSet
+from vla_rl.learning.held_out import split
+from vla_rl.plugins import unknown
+from vla_rl.policy import PolicyBase, load_policy
+from vla_rl.results.metrics import FILE, MetricsWriter, read_metrics
+from vla_rl.rollout.collector import Collector
+from vla_rl.rollout.play import PlaySettings
+from vla_rl.sft import SFTConfig
+from vla_rl.stages import run as stages
+from vla_rl.stages.successes import Successes
+from vla_rl.types import Demonstration, Task, Trajectory
+
+
+@dataclass(frozen=True)
+class Method:
+    """What learns in which stage; the paper's method and its baselines differ in nothing else.
+
+    Attributes:
+        vlm_in_rl: Whether the backbone learns in stage 1.
+        vlm_in_supervised: Whether it learns in stage 2.
+        imitates_own: Whether stage 2 also imitates solved episodes, D_RL.
+    """
+
+    vlm_in_rl: bool
+    vlm_in_supervised: bool
+    imitates_own: bool
+
+
+METHODS = {
+    "ire_vla": Method(vlm_in_rl=False, vlm_in_supervised=True, imitates_own=True),
+    "freeze": Method(vlm_in_rl=False, vlm_in_supervised=False, imitates_own=True),
+    "replay": Method(vlm_in_rl=True, vlm_in_supervised=True, imitates_own=False),
+}
+
+
+@dataclass(frozen=True)
+class IReVLAConfig:
+    """What the two stages do."""
+
+    method: str = "ire_vla"
+    """`ire_vla`; or one of the paper's baselines: `freeze` (the backbone stays frozen in stage 2
+    too), `replay` (RL of the whole policy, then the demonstrations alone: PPO-Replay)."""
+    own_actions: Literal["executed", "greedy"] = "executed"
+    """Which solved episodes stage 2 imitates: those of stage 1 as they were `executed`, exploration
+    noise included (the paper), or episodes that the policy plays without noise (`greedy`) on other
+    training starts at the end of stage 1."""
+    successes_per_iteration: int = 4
+    """Most executed episodes to keep of an iteration, drawn at random; 0 keeps all, which takes
+    much disk and time, since what was to be seen at every step is rendered anew."""
+    greedy_episodes: int = 64
+    """Episodes to play without noise; the solved ones are kept."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(unknown("method", self.method, METHODS))
+        if self.successes_per_iteration < 0:
+            raise ValueError(
+                f"successes_per_iteration must not be negative, got {self.successes_per_iteration}"
+            )
+        if self.greedy_episodes < 1:
+            raise ValueError(f"greedy_episodes must be at least 1, got {self.greedy_episodes}")
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """Everything that the two stages need besides a policy.
+
+    Each task has a folder ``OUT/<number>_<task>`` with ``rl`` (stage 1), ``successes`` (its D_RL),
+    ``sft`` (stage 2) and, once it is done, ``policy``; what is there is not done again.
+
+    Attributes:
+        folder: Of the run, OUT.
+        collector: Of the suite.
+        world: The tasks, in the order in which they are practised.
+        demos: D_e, all tasks of it.
+        recipe: What stage 1 does, by world (of one task) and seed.
+        config: Method, and what is kept for stage 2.
+        sft: What stage 2 does.
+        seed: Of everything.
+    """
+
+    folder: Path
+    collector: Collector
+    world: World
+    demos: DemoSet
+    recipe: Callable[[World, int], stages.Recipe]
+    config: IReVLAConfig
+    sft: SFTConfig
+    seed: int
+
+    @property
+    def method(self) -> Method:
+        """What learns in which stage."""
+        return METHODS[self.config.method]
+
+    def run(self, policy: PolicyBase) -> PolicyBase:
+        """Both stages for one task after the other, in place; finished stages are read instead.
+
+        Every task begins with the exploration of the policy that was cloned.
+        """
+        deviations = [parameter.detach().clone() for parameter in policy.deviations()]
+        for number, task in enumerate(self.world.resolved(), start=1):
+            folder = self._folder(number, task)
+            after_rl, after_both = folder / "rl" / "policy", folder / "policy"
+            for stage, done in ((self._reinforce, after_rl), (self._consolidate, after_both)):
+                if done.exists():
+                    _take_over(policy, done)
+                else:
+                    if stage == self._reinforce:
+                        renew(policy, deviations, self._seed(number))
+                    stage(policy, number, task)
+                    stages.save_policy(policy, self._alone(task), done)
+        return policy
+
+    def _reinforce(self, policy: PolicyBase, number: int, task: Task) -> None:
+        """Stage 1."""
+        folder, world, seed = self._folder(number, task), self._alone(task), self._seed(number)
+        out = folder / "rl"
+        own = stages.new_demos(folder / "successes", world, append=True)
+        if not (out / "checkpoints").exists():  # else as many are kept as at the checkpoint
+            own.truncate(0)
+        recipe = self.recipe(world, seed)
+        keeper = Successes(own, self.collector, self.config.successes_per_iteration, seed)
+        executed = self.method.imitates_own and self.config.own_actions == "executed"
+        print(f"task {number}, {task.id}: stage 1, reinforcement learning")
+        with MetricsWriter(out) as metrics:
+            stages.improve_stage(
+                *(stages.Run(out, metrics), self.collector, policy, world, recipe, self.demos),
+                resume=True,
+                keeper=keeper if executed else None,
+            )
+        show_kept(out)
+        if self.method.imitates_own and not executed:
+            own.truncate(0)
+            specs = recipe.curriculum.sample(self.config.greedy_episodes)
+            played = self.collector.collect(
+                policy, specs, [0] * len(specs), PlaySettings(greedy=True)
+            )
+            keeper.add([t for t in played.trajectories if t.success])
+            _log_greedy(out, played.trajectories)
+
+    def _consolidate(self, policy: PolicyBase, number: int, task: Task) -> None:
+        """Stage 2."""
+        before = self.world.resolved()[:number] if self.method.imitates_own else []
+        own: list[Demonstration] = []
+        for earlier, of_task in enumerate(before, start=1):
+            found = DemoSet.open(self._folder(earlier, of_task) / "successes").load()
+            print(f"task {number}, {task.id}: {len(found)} own episodes of {of_task.id}")
+            own += found
+        seed = self._seed(number)
+        # Of its own there may be too few to hold any out.
+        data = split(self.demos.load(), policy.chunk, self.sft.validation_share, seed, also=own)
+        config = replace(self.sft, train_vlm=self.method.vlm_in_supervised)
+        out = self._folder(number, task) / "sft"
+        print(f"task {number}, {task.id}: stage 2, supervised learning")
+        with MetricsWriter(out) as metrics:
+            run = stages.Run(out, metrics)
+            stages.supervised_stage(run, policy, data, config, seed, resume=True, title="imitate")
+
+    def _folder(self, number: int, task: Task) -> Path:
+        return self.folder / f"{number}_{task.id}"
+
+    def _alone(self, task: Task) -> World:
+        return replace(self.world, tasks=(task.id,), max_steps=(task.max_steps,))
+
+    def _seed(self, number: int) -> int:
+        """Another one for every task."""
+        return int(seeding.sequence(self.seed, "task", number).generate_state(1)[0])
+
+
+def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
+    """Count episodes without noise among what stage 1 took, in a row after its last iteration.
+
+    Whoever resumes before stage 1 is over drops that row, and plays them again.
+    """
+    last = read_metrics(folder / FILE)[-1]
+    steps = sum(t.steps for t in played)
+    with MetricsWriter(folder) as metrics:
+        metrics.write(
+            last["step"] + 1,
+            {
+                "greedy/episodes": len(played),
+                "greedy/success": float(np.mean([t.success for t in played])),
+                "greedy/env_steps": steps,
+                "train/env_steps": last["train/env_steps"] + steps,
+                "train/episodes": last["train/episodes"] + len(played),
+            },
+        )
+
+
+def renew(policy: PolicyBase, deviations: Sequence[Tensor], seed: int) -> None:
+    """Give a policy what a new task begins with.
+
+    A deviation that is a network, as a Laplace head's, gets its first weights back; what it says
+    also depends on the backbone, which may have learned since.
+
+    Args:
+        policy: Changed in place.
+        deviations: Of the exploration, as of ``policy.deviations()``.
+        seed: Of the weights of a fresh critic, which depend on nothing else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(policy).blank(policy.config, policy.spaces)
+    with torch.no_grad():
+        for old, new in zip(policy.groups()["critic"], fresh.groups()["critic"], strict=True):
+            old.copy_(new)
+        for old, first in zip(policy.deviations(), deviations, strict=True):
+            old.copy_(first)
+
+
+def _take_over(policy: PolicyBase, folder: Path) -> None:
+    saved = load_policy(folder, policy.spaces)
+    policy.load_state_dict(saved.state_dict())
+    policy.text_memory.update(saved.text_memory)

@@ -1,0 +1,144 @@
+"""What a finished run leaves to look at: a video, a learning curve, a one-page summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla_rl import plugins
+from vla_rl.config import World
+from vla_rl.policy import PolicyBase
+from vla_rl.results.evaluation import EvalResult, TaskResult
+from vla_rl.results.metrics import read_metrics
+from vla_rl.results.page import Clip, Summary, before_after_video, learning_curve, summary_page
+from vla_rl.results.run_folders import BEST, kept
+from vla_rl.rollout.collector import Collector
+from vla_rl.rollout.play import PlaySettings
+from vla_rl.stages.run import Run
+from vla_rl.types import EpisodeSpec
+
+MOST_FILMED = 6
+EVERY_FRAME = 2  # Meta-World steps 80 times a second; at 20 frames a second this is half speed
+
+
+def film(
+    run_: Run,
+    collector: Collector,
+    world: World,
+    policies: tuple[PolicyBase, PolicyBase],
+    before: EvalResult,
+    after: EvalResult,
+) -> Path | None:
+    """A video of the policies before and after, one row each, on one start of every task.
+
+    The start is the first one that was solved after but not before within the horizon of training,
+    if there is one. Episodes are played within that horizon and then replayed under the suite's
+    settings for videos. None is made for a suite that has no such settings.
+    """
+    suite = plugins.load("envs", world.suite)
+    if "filmed" not in vars(suite):
+        return None
+    was, now = within_training(before, world), within_training(after, world)
+    specs = [
+        EpisodeSpec(task, _telling_start(was.tasks[task.id], now.tasks[task.id]))
+        for task in world.resolved()[:MOST_FILMED]
+    ]
+    rows = [
+        _filmed(collector, policy, specs, suite.filmed(world.settings())) for policy in policies
+    ]
+    path = run_.folder / "before_after.mp4"
+    before_after_video(rows[0], rows[1], [spec.task.id for spec in specs], path)
+    return path
+
+
+def _telling_start(before: TaskResult, after: TaskResult) -> int:
+    """The first start that was solved after but not before, else the first start."""
+    later = after.by_seed()
+    gained = (seed for seed, solved in before.by_seed().items() if later[seed] and not solved)
+    return next(gained, before.seeds[0])
+
+
+def _filmed(
+    collector: Collector, policy: PolicyBase, specs: Sequence[EpisodeSpec], settings: Any
+) -> list[Clip]:
+    rollout = collector.collect(policy, specs, [0] * len(specs), PlaySettings(greedy=True))
+    episodes = [(t.spec, t.chunk.actions[t.executed]) for t in rollout.trajectories]
+    clips = collector.film(settings, episodes)
+    return [
+        Clip(frames[::EVERY_FRAME], t.success)
+        for frames, t in zip(clips, rollout.trajectories, strict=True)
+    ]
+
+
+def within_training(result: EvalResult, world: World) -> EvalResult:
+    """The result within the horizon of training, where it is of a longer one and can be told."""
+    own = {task.id: task.max_steps for task in world.resolved()}
+    return result.within(own) if own in result.also_within else result
+
+
+def write_report(
+    run_: Run,
+    world: World,
+    facts: Mapping[str, str],
+    before: EvalResult,
+    after: EvalResult,
+    video: Path | None,
+) -> Path:
+    """Learning curve, within the horizon of training, and summary page; returns the page."""
+    rows = read_metrics(run_.folder / "metrics.jsonl")
+    curve = run_.folder / "learning_curve.png"
+    learning_curve(rows, within_training(before, world), within_training(after, world), curve)
+    parts = ("physics", "render", "transfer", "policy", "update")
+    seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
+    folder = run_.folder
+    policies = kept(folder)
+    evaluate_best = {}
+    if policies:
+        seconds["validation"] = sum(float(row.get("time/validation") or 0.0) for row in rows)
+        evaluate_best = {
+            "evaluate the policy that was best on validation starts": (
+                f"vla-rl eval --policy {folder}/{BEST}"
+            )
+        }
+    summary = Summary(
+        title=f"vla-rl: {folder.name}",
+        facts=facts,
+        before=before,
+        after=after,
+        seconds=seconds,
+        files=FILES | {f"{name}/": words for name, words in policies.items()},
+        commands={
+            **_protocols(before.suite, folder),
+            **evaluate_best,
+            "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
+            "see the curves live": f"tensorboard --logdir {folder}",
+        },
+    )
+    page = folder / "summary.html"
+    summary_page(summary, page, curve, video)
+    return page
+
+
+FILES = {
+    "config.json": "every setting of the run",
+    "metrics.jsonl": "one line for each update (also for TensorBoard)",
+    "demos/": "the demonstrations, a Minari dataset",
+    "sft/policy/": "the clone",
+    "policy/": "the improved policy: safetensors and JSON",
+    "checkpoints/": "for --resume",
+    "eval_before.json, eval_after.json": "success and steps of every start",
+    "learning_curve.png, before_after.mp4": "to look at",
+}
+
+
+def _protocols(suite: str, folder: Path) -> dict[str, str]:
+    """How to evaluate under the suite's named protocols that any of its policies can play."""
+    named = vars(plugins.load("envs", suite)).get("PROTOCOLS", {}).values()
+    return {
+        f"evaluate under {protocol.name}": (
+            f"vla-rl eval --policy {folder}/policy --eval.protocol {protocol.name}"
+        )
+        for protocol in named
+        if not protocol.settings
+    }

@@ -1,0 +1,1 @@
+"""Checkpoints, saved policies and the Hugging Face hub."""
