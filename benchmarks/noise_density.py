@@ -2,9 +2,10 @@
 
 Exploration noise is correlated within a chunk and constant over an episode in part. Its log-prob
 can take every unit by itself (``marginal``: a natural-gradient step in the means), or be the joint
-density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); see
-:mod:`vla_rl.action_head`. The actions are the same for all, and so are clone, starts and budget of
-a seed. Steps of one learning rate are of different sizes, so each density is run with several, and
+density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); or
+nothing is constant, and the joint density of a chunk is all there is to know (``decision``); see
+:mod:`vla_rl.action_head`. ``loop`` may learn from any of them, ``ppo`` from the last two. Clone,
+starts and budget of a seed are the same for all. Steps of one learning rate are of different sizes, so each density is run with several, and
 the one that does best on validation starts is compared; every run is in the result. Tasks and
 demonstrations are those of ``vla-rl demo``; success is that within 200 steps.
 
@@ -30,7 +31,10 @@ from vla_rl.results.evaluation import mean_interval
 TASKS, HORIZONS = demo.Command().world.tasks, demo.Command().world.max_steps or ()
 WORLD = ("--tasks", *TASKS, "--max-steps", *map(str, HORIZONS))
 DEMOS = tuple(map(str, demo.Command().demos))
-DENSITIES = ("marginal", "chunk", "episode")
+ARMS = {
+    "loop": ("marginal", "chunk", "decision", "episode"),
+    "ppo": ("decision", "episode"),
+}
 
 
 def asking_for(density: str, clone: Path) -> Path:
@@ -44,10 +48,9 @@ def asking_for(density: str, clone: Path) -> Path:
     return copy
 
 
-def one(folder: Path, start: Path, seed: int, rate: str, env_steps: int) -> dict[str, Any]:
+def one(folder: Path, start: Path, seed: int, *options: str) -> dict[str, Any]:
     """Train, and evaluate on held-out starts."""
-    budget = ("--train.env-steps", str(env_steps), "--learner.lr", rate)
-    result = trained(folder, start, seed, *budget)
+    result = trained(folder, start, seed, *options)
     tasks = {task: found.share.value for task, found in result.tasks.items()}
     on_validation = ("--eval.starts", "validation", "--eval.episodes-per-task", "50")
     chosen_by = evaluated(folder / "policy", folder / "validation.json", *on_validation)
@@ -68,26 +71,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise_density"))
     given = parser.parse_args()
     before = []
-    arms: dict[str, dict[str, list[Any]]] = {d: {r: [] for r in given.rates} for d in DENSITIES}
+    arms: dict[str, dict[str, list[Any]]] = {
+        f"{algorithm} {density}": {rate: [] for rate in given.rates}
+        for algorithm, densities in ARMS.items()
+        for density in densities
+    }
     for seed in range(given.seeds):  # seeds outside, so that a cut leaves every arm alike
         here = given.out / f"seed{seed}"
         clone = cloned(here, seed, WORLD, DEMOS)
         before.append(evaluated(clone, here / "eval_before.json").mean.value)
-        for density, rates in arms.items():
+        for arm, rates in arms.items():
+            algorithm, density = arm.split()
             start = asking_for(density, clone)
             for rate, found in rates.items():
-                found.append(one(here / f"{density}_{rate}", start, seed, rate, given.env_steps))
-                print(seed, density, rate, found[-1], flush=True)
+                folder = here / f"{algorithm}_{density}_{rate}"
+                budget = ("--train.env-steps", str(given.env_steps), "--learner.lr", rate)
+                found.append(one(folder, start, seed, "--algorithm", algorithm, *budget))
+                print(seed, arm, rate, found[-1], flush=True)
     over_seeds = {
-        density: {
+        arm: {
             rate: list(mean_interval([run["success"] for run in found]))
             for rate, found in rates.items()
         }
-        for density, rates in arms.items()
+        for arm, rates in arms.items()
     }
     best = {
-        density: max(rates, key=lambda rate: float(np.mean([s["validation"] for s in rates[rate]])))
-        for density, rates in arms.items()
+        arm: max(rates, key=lambda rate: float(np.mean([s["validation"] for s in rates[rate]])))
+        for arm, rates in arms.items()
     }
     whole = {
         "tasks": list(TASKS),

@@ -136,20 +136,21 @@ def rollout_throughput(result: dict[str, Any]) -> str:
 
 def densities(result: dict[str, Any]) -> str:
     """Success by density and learning rate."""
-    rows = [["density", "learning rate", "after RL", "each seed", *result["tasks"]]]
-    for name, rates in result["arms"].items():
+    rows = [["algorithm", "density", "learning rate", "after RL", "each seed", *result["tasks"]]]
+    for arm, rates in result["arms"].items():
         for rate, runs in rates.items():
             each = ", ".join(f"{100 * run['success']:.0f}" for run in runs)
             tasks = [
                 sum(run["tasks"][task] for run in runs) / len(runs) for task in result["tasks"]
             ]
-            label = f"**{rate}**" if rate == result["best_rate"][name] else rate
-            after = percent(result["over_seeds"][name][rate])
-            rows.append([name, label, after, each, *(f"{share:.0%}" for share in tasks)])
+            label = f"**{rate}**" if rate == result["best_rate"][arm] else rate
+            after = percent(result["over_seeds"][arm][rate])
+            rows.append([*arm.split(), label, after, each, *(f"{share:.0%}" for share in tasks)])
     clones = ", ".join(f"{100 * value:.0f}" for value in result["clones"])
     note = (
         f"Success within {result['horizon']} steps; clones of the seeds: {clones} %. "
-        f"{result['env_steps']:,} environment steps of RL. Bold: the best rate of a density. "
+        f"{result['env_steps']:,} environment steps of RL. Bold: the best rate of a line's "
+        f"algorithm and density, chosen on validation starts. "
         f"Intervals over seeds (Student's t). {origin(result)}"
     )
     return f"{table(*rows)}\n\n{note}"

@@ -10,10 +10,13 @@ decisions of an episode. Its *density* says how much of that its log-probabiliti
 * ``"chunk"``: every step given the earlier ones of its chunk. The sum over the executed steps is
   their joint density, and its gradient is the policy gradient. What persists from one decision to
   the next is averaged over, so decisions are scored as if each were alone.
-* ``"episode"``: the same, given besides what stays constant over the episode. The sum over all
-  decisions is the density of the episode's actions given that.
+* ``"decision"``: the same, and it is true that each is alone: nothing persists from one decision to
+  the next, because the noise of every decision is drawn anew. The only density that changes how
+  the policy acts.
+* ``"episode"``: that of a chunk, given besides what stays constant over the episode. The sum over
+  all decisions is the density of the episode's actions given that.
 
-Where the noise is independent the three are one.
+Where the noise is independent they are one.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from torch import Generator, Tensor, nn
 
 from vla_rl import plugins
 
-DENSITIES = ("marginal", "chunk", "episode")
+DENSITIES = ("marginal", "chunk", "decision", "episode")
 
 
 class Exactness(NamedTuple):
@@ -86,7 +89,7 @@ class ActionHead(Protocol):
         """Those of ``DENSITIES`` that may be asked for."""
 
     def use_density(self, name: str) -> None:
-        """Score by one of ``DENSITIES`` from now on."""
+        """Act and score by one of ``DENSITIES`` from now on."""
 
     def exactness(self, density: str | None = None) -> Exactness:
         """For what the log-probabilities of a density (None: of the present one) are exact."""

@@ -46,8 +46,9 @@ class HeadConfig:
     density: str = "auto"
     """What log-probabilities know of correlated noise: "marginal" scores every unit by itself (a
     natural-gradient step in the means; right for ratios per token or action and baselines of a
-    group), "chunk" is the joint density of a chunk, "episode" that of all decisions given what is
-    constant over the episode. "auto": as the algorithm needs, "marginal" unless it says."""
+    group), "chunk" is the joint density of a chunk, "decision" that of a chunk whose noise is drawn
+    anew (the policy then acts as with an episode share of 0), "episode" that of all decisions given
+    what is constant over the episode. "auto": the first of these that suits the algorithm."""
     denoising_steps: int = 4
     """Steps of a flow head from noise to action, 1 to 100."""
     flow_noise_level: float = 0.2

@@ -21,7 +21,8 @@ class CorrelatedHead(HeadBase, ABC):
 
     Every random number of a chunk has a normal score e, which at acting is the noise. What the
     log-probability of a chunk knows of the correlation of its scores is :attr:`density` (see
-    :mod:`vla_rl.action_head`); the noise, and so the actions, are the same for all. A subclass adds
+    :mod:`vla_rl.action_head`). The noise, and so the actions, are the same for all but
+    ``"decision"``, under which no part of the noise lasts for an episode. A subclass adds
     :meth:`dependence` to the log-densities of units by themselves, and :meth:`log_width` to their
     entropies. That is the exact density of normal units and, as the noise of others is made by rank
     (a Gaussian copula), of those too; see :mod:`vla_rl.functional.density`.
@@ -40,7 +41,8 @@ class CorrelatedHead(HeadBase, ABC):
         if config.density != AUTO:
             self.density = config.density
         joint = exploration_noise.covariance(config.chunk, config.rho, config.episode_share)
-        laws = (np.eye(config.chunk), joint, joint - config.episode_share)
+        anew = exploration_noise.covariance(config.chunk, config.rho, 0.0)
+        laws = (np.eye(config.chunk), joint, anew, joint - config.episode_share)
         inverses = np.stack([np.linalg.inv(np.linalg.cholesky(law)) for law in laws])
         whitenings = torch.from_numpy(np.tril(inverses).astype(np.float32))
         self.register_buffer("whitenings", whitenings, persistent=False)
@@ -59,7 +61,10 @@ class CorrelatedHead(HeadBase, ABC):
         return DENSITIES if self.config.density == AUTO else (self.config.density,)
 
     def use_density(self, name: str) -> None:
-        """Score by a density from now on, also what was sampled before if ``raw`` allows it.
+        """Act and score by a density from now on.
+
+        What was sampled before can be scored too, if its ``raw`` and its noise are those that the
+        density asks for.
 
         Raises:
             ValueError: If there is no such density, or the settings ask for another one.
@@ -78,7 +83,7 @@ class CorrelatedHead(HeadBase, ABC):
         single = self.horizon == 1 or not (lasting or self.config.rho > 0)
         return Exactness(
             within_chunk=single or name != "marginal",
-            between_decisions=not lasting or name == "episode",
+            between_decisions=not lasting or name in ("decision", "episode"),
         )
 
     def noise(
@@ -93,7 +98,7 @@ class CorrelatedHead(HeadBase, ABC):
             zeros = context.new_zeros(rows, draws, (horizon + 1) * size)
             return zeros[..., :-size], zeros[..., -size:]
         config = self.config
-        drawn = exploration_noise.draw(keys, draws, horizon, size, config.rho, config.episode_share)
+        drawn = exploration_noise.draw(keys, draws, horizon, size, config.rho, self.episode_share)
         whole, constant = (torch.from_numpy(part).to(context.device) for part in drawn)
         return whole, constant
 
@@ -127,12 +132,17 @@ class CorrelatedHead(HeadBase, ABC):
             constant: ``[B, draws, A]``; 0 where nothing is remembered.
         """
         steps = e.reshape(*e.shape[:2], self.horizon, self.action_dim)
-        mean = math.sqrt(self.config.episode_share) * constant[..., None, :]
+        mean = math.sqrt(self.episode_share) * constant[..., None, :]
         return copula_logprob(steps, self._whitening, mean).flatten(-2)
 
     def log_width(self) -> Tensor:
         """What the density adds to the entropies of single units, ``[K]``."""
         return -self._whitening.diagonal().log().repeat_interleave(self.action_dim)
+
+    @property
+    def episode_share(self) -> float:
+        """Share of the noise's variance that is constant over an episode, under the density."""
+        return 0.0 if self.density == "decision" else self.config.episode_share
 
     @property
     def _whitening(self) -> Tensor:

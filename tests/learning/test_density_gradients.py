@@ -32,6 +32,7 @@ MINE = np.arange(1, K, 2)  # units of that dimension
 STD = 0.3
 WORDS = torch.zeros(0)
 COVARIANCE = exploration_noise.covariance(H, RHO, SHARE)
+ANEW = exploration_noise.covariance(H, RHO, 0.0)
 SURE = 4.5  # standard errors
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -181,7 +182,9 @@ def test_densities_share_their_actions(name: str) -> None:
         head = make(name, "auto", 6)
         head.use_density(density)
         found.append(head.sample(torch.zeros(6, 1), WORDS, keys(3, 2)))
-    marginal, chunk, episode = found
+    marginal, chunk, decision, episode = found
+    assert not torch.equal(marginal.actions, decision.actions)  # the only one that acts otherwise
+    assert marginal.raw.shape == decision.raw.shape
     assert torch.equal(marginal.actions, chunk.actions)
     assert torch.equal(marginal.actions, episode.actions)
     assert torch.equal(marginal.raw, chunk.raw)
@@ -210,8 +213,9 @@ def test_independent_noise_knows_one_density(name: str) -> None:
 
 def test_the_joint_density_of_a_gaussian_and_of_its_first_steps() -> None:
     head, context = make("gaussian", "chunk", 5), torch.zeros(5, 1)
-    given = make("gaussian", "episode", 5)
+    given, fresh = make("gaussian", "episode", 5), make("gaussian", "decision", 5)
     with torch.no_grad():
+        anew = fresh.sample(context, WORDS, keys(5))
         sample = head.sample(context, WORDS, keys(5))
         known = given.sample(context, WORDS, keys(5))
     centred = (sample.raw - means(head)).detach().numpy().reshape(5, H, A) / STD
@@ -219,6 +223,7 @@ def test_the_joint_density_of_a_gaussian_and_of_its_first_steps() -> None:
     for found, rest, covariance in (
         (sample, centred, COVARIANCE),
         (known, centred - shift[:, None], COVARIANCE - SHARE),
+        (anew, (anew.raw - means(fresh)).detach().numpy().reshape(5, H, A) / STD, ANEW),
     ):
         logprob = found.logprob.detach().view(5, H, A)
         for steps in range(1, H + 1):
@@ -228,7 +233,7 @@ def test_the_joint_density_of_a_gaussian_and_of_its_first_steps() -> None:
 
 
 def test_the_joint_density_of_a_laplace_is_that_of_a_gaussian_copula() -> None:
-    for density in ("chunk", "episode"):
+    for density in ("chunk", "decision", "episode"):
         head, context = make("laplace", density, 5), torch.zeros(5, 1)
         assert isinstance(head, LaplaceHead)
         with torch.no_grad():
@@ -241,6 +246,8 @@ def test_the_joint_density_of_a_laplace_is_that_of_a_gaussian_copula() -> None:
         if density == "episode":
             shift = math.sqrt(SHARE) * sample.raw[:, None, K:].numpy()
             covariance = COVARIANCE - SHARE
+        elif density == "decision":
+            covariance = ANEW
         joint = stats.multivariate_normal(cov=covariance)
         expected = alone.sum(1) + sum(joint.logpdf((e - shift)[..., a]) for a in range(A))
         np.testing.assert_allclose(sample.logprob.sum(1).detach(), expected, atol=1e-4)
@@ -306,14 +313,15 @@ def test_the_policy_gradient_is_the_known_one(name: str, density: str) -> None:
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("name", HEADS)
 def test_the_score_has_mean_zero_whatever_was_done_before(name: str, density: str) -> None:
-    """Only given the episode's constant; else an earlier action tells of the later noise."""
+    """Only given the episode's constant, or without one; else an earlier action tells of the later
+    noise."""
     order = keys(6_000, 2)
     head = make(name, density, len(order))
     played = play(head, order)
     before = played.last[::2, REWARDED]
     gradient = played.score[1::2] * (before - before.mean())[:, None]
     assert_mean(played.score[1::2], 0.0)
-    if density == "episode":
+    if density in ("decision", "episode"):
         assert_mean(gradient, 0.0)
         return
     found = gradient[:, MINE].sum(1)
@@ -356,7 +364,7 @@ def test_expected_ratios_are_1_at_every_level_that_the_density_allows(
     order = keys(3_000, decisions)
     head = make(name, density, len(order))
     exact = head.exactness()
-    assert exact == Exactness(density != "marginal", density == "episode")
+    assert exact == Exactness(density != "marginal", density in ("decision", "episode"))
     size = 0.1 if isinstance(head, flow.FlowHead) else 0.15
     logs = log_ratio(head, order, size * STD, wider=0.03)
     logs = logs.view(-1, decisions, H, A)
@@ -399,12 +407,18 @@ def test_a_chunk_density_has_no_ratio_of_episodes() -> None:
 @pytest.mark.parametrize(
     ("settings", "claims"),
     [
-        ({}, ((False, False), (True, False), (True, True))),
-        ({"episode_share": 0.0}, ((False, True), (True, True), (True, True))),
-        ({"rho": 0.0}, ((False, False), (True, False), (True, True))),
-        ({"rho": 0.0, "episode_share": 0.0}, ((True, True), (True, True), (True, True))),
-        ({"chunk": 1}, ((True, False), (True, False), (True, True))),
-        ({"chunk": 1, "episode_share": 0.0}, ((True, True), (True, True), (True, True))),
+        ({}, ((False, False), (True, False), (True, True), (True, True))),
+        ({"episode_share": 0.0}, ((False, True), (True, True), (True, True), (True, True))),
+        ({"rho": 0.0}, ((False, False), (True, False), (True, True), (True, True))),
+        (
+            {"rho": 0.0, "episode_share": 0.0},
+            ((True, True), (True, True), (True, True), (True, True)),
+        ),
+        ({"chunk": 1}, ((True, False), (True, False), (True, True), (True, True))),
+        (
+            {"chunk": 1, "episode_share": 0.0},
+            ((True, True), (True, True), (True, True), (True, True)),
+        ),
     ],
 )
 def test_a_head_says_what_is_exact(
@@ -428,7 +442,9 @@ def test_a_density_is_chosen_once_or_never() -> None:
         fixed.use_density("episode")
     bad: list[Callable[[str], object]] = [head.use_density, head.exactness]
     for ask in bad:
-        with pytest.raises(ValueError, match="unknown density 'joint'.*marginal, chunk, episode"):
+        with pytest.raises(
+            ValueError, match="unknown density 'joint'.*marginal, chunk, decision, episode"
+        ):
             ask("joint")
 
 

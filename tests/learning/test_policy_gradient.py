@@ -926,12 +926,12 @@ def test_reinforce_plus_plus_credits_what_came_after(groups):
         (GroupRelative(), "marginal"),
         (GroupRelative(importance_sampling_level="action"), "marginal"),
         (GroupRelative(importance_sampling_level="chunk"), "chunk"),
-        (GroupRelative(adv_estimator="grpo_process"), "episode"),
-        (GroupRelative(adv_estimator="reinforce_plus_plus"), "episode"),
-        (gspo.Algorithm(), "episode"),
-        (GroupRelative(loss_type="vespo"), "episode"),
-        (GroupRelative(loss_type="gmpo", clip_ratio_low=0.4, clip_ratio_high=0.4), "episode"),
-        (ppo.Algorithm(), "episode"),
+        (GroupRelative(adv_estimator="grpo_process"), "decision"),
+        (GroupRelative(adv_estimator="reinforce_plus_plus"), "decision"),
+        (gspo.Algorithm(), "decision"),
+        (GroupRelative(loss_type="vespo"), "decision"),
+        (GroupRelative(loss_type="gmpo", clip_ratio_low=0.4, clip_ratio_high=0.4), "decision"),
+        (ppo.Algorithm(), "decision"),
     ],
 )
 def test_the_simplest_density_that_is_right_is_taken(algorithm, density):

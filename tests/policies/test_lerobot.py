@@ -363,7 +363,7 @@ def test_any_density_repeats_its_logprob(case: Case, density: str) -> None:
     chunk = policy.act(obs, words, keys(4))
     scores = policy.evaluate(obs, words, chunk.raw, chunk.features)
     np.testing.assert_allclose(scores.logprob.detach().numpy(), chunk.logprob, atol=1e-4)
-    assert policy.exactness().between_decisions == (density == "episode")
+    assert policy.exactness().between_decisions == (density in ("decision", "episode"))
     head = {id(p) for p in policy.groups()["head"]}
     assert {id(p) for p in policy.deviations()} <= head
 

@@ -35,6 +35,7 @@ CHUNK = 3
 ViT: dict[str, Any] = {"vision": "timm:test_vit", "vision_size": 32, "pretrained": False}
 HEADS: dict[str, dict[str, Any]] = {
     "chunk": {"density": "chunk"},
+    "decision": {"density": "decision"},
     "episode": {"density": "episode"},
     "laplace": {"head": "laplace"},
     "flow-sde": {"head": "flow_sde"},

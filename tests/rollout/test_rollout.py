@@ -98,7 +98,7 @@ def test_packing_refuses_a_group_of_two_starts(reference):
         RolloutBatch.pack([[played[0], played[4]]])
 
 
-@pytest.mark.parametrize("density", ["marginal", "chunk", "episode"])
+@pytest.mark.parametrize("density", ["marginal", "chunk", "decision", "episode"])
 @pytest.mark.parametrize("trains", [("head",), ("vlm", "head", "critic")])
 def test_logprob_at_acting_equals_logprob_at_update(density, trains):
     policy, specs = make_policy(density=density, rho=0.7, episode_share=0.3), specs_of()
