@@ -19,7 +19,8 @@ from benchmarks._runs import GENEROUS, both, cloned, column, evaluated, trained
 from vla_rl import plugins
 from vla_rl.results.aggregate import Score, Summary, summarise
 from vla_rl.results.curves import draw
-from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.intervals import mean_interval
 from vla_rl.results.run_folders import group, read_run
 
 WORLD = (

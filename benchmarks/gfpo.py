@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks._record import write
 from benchmarks._runs import both, cloned, column, evaluated, trained
-from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.intervals import mean_interval
 
 TASK, HORIZON = "drawer-open-v3", "200"
 GENEROUS = 500  # of the evaluation: Meta-World's own

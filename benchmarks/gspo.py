@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, cloned, column, curve, evaluated, trained
-from vla_rl.results.evaluation import mean_interval
+from vla_rl.results.intervals import mean_interval
 
 WORLD = ("--tasks", "drawer-open-v3", "push-v3", "--max-steps", "100", "90")
 DEMOS = ("2", "10")

@@ -18,12 +18,14 @@ import numpy as np
 
 from benchmarks._record import write
 from benchmarks._runs import column, command, curve, evaluated
-from vla_rl.config import read_world
 from vla_rl.evaluate import EvalConfig
 from vla_rl.policy import load_policy
-from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.intervals import mean_interval
 from vla_rl.rollout.collector import RolloutConfig
-from vla_rl.stages import run
+from vla_rl.stages.evaluate import evaluate_stage
+from vla_rl.stages.setup import open_collector
+from vla_rl.world import read_world
 
 FETCH = ("--env", "gym:FetchReachDense-v4", "--instruction", "reach the red ball")
 SCRATCH: dict[str, tuple[str, ...]] = {
@@ -80,8 +82,8 @@ def from_scratch(out: Path, options: tuple[str, ...]) -> dict[str, Any]:
 def with_returns(policy: Path) -> tuple[EvalResult, list[float]]:
     """Success of a saved policy on held-out starts, and the return of each of the same episodes."""
     world, acting = read_world(policy), load_policy(policy)
-    with run.open_collector(world, RolloutConfig(), acting) as collector:
-        result, episodes = run.evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
+    with open_collector(world, RolloutConfig(), acting) as collector:
+        result, episodes = evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
     return result, [float(episode.env_reward.sum()) for episode in episodes]
 
 

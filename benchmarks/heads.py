@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, column, command, curve, evaluated
 from vla_rl.policy import PolicyBase, load_policy
-from vla_rl.results.evaluation import mean_interval
+from vla_rl.results.intervals import mean_interval
 from vla_rl.types import Observation
 
 TASK = "drawer-open-v3"

@@ -21,9 +21,10 @@ from typing import Any
 from benchmarks._cost import run
 from benchmarks._record import write
 from benchmarks._runs import both
-from vla_rl.config import World
-from vla_rl.results.evaluation import EvalResult, mean_interval
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.intervals import mean_interval
 from vla_rl.rollout.crew import cores
+from vla_rl.world import World
 
 GROUPS = ("expert", "rl", "unseen")
 _LOOP = ("--algorithm", "loop")

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, changes, command, evaluated, trained
-from vla_rl.results.evaluation import EvalResult, compare, comparison_rows, mean_interval
+from vla_rl.results.evaluation import EvalResult, compare, comparison_rows
+from vla_rl.results.intervals import mean_interval
 
 SUITE = ("--env", "franka_kitchen")
 # A step is 80 ms, eight times one of Meta-World: short chunks, little noise.

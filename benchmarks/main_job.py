@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, changes, command, evaluated
-from vla_rl.results.evaluation import mean_interval
+from vla_rl.results.intervals import mean_interval
 
 
 def one_seed(folder: Path, seed: int) -> dict[str, Any]:

@@ -5,9 +5,10 @@ can take every unit by itself (``marginal``: a natural-gradient step in the mean
 density of a chunk (``chunk``), or that given what is constant over the episode (``episode``); or
 nothing is constant, and the joint density of a chunk is all there is to know (``decision``); see
 :mod:`vla_rl.action_head`. ``loop`` may learn from any of them, ``ppo`` from the last two. Clone,
-starts and budget of a seed are the same for all. Steps of one learning rate are of different sizes, so each density is run with several, and
-the one that does best on validation starts is compared; every run is in the result. Tasks and
-demonstrations are those of ``vla-rl demo``; success is that within 200 steps.
+starts and budget of a seed are the same for all. Steps of one learning rate are of different sizes,
+so each density is run with several, and the one that does best on validation starts is compared;
+every run is in the result. Tasks and demonstrations are those of ``vla-rl demo``; success is that
+within 200 steps.
 
     python -m benchmarks.noise_density [--seeds 3] [--rates 1e-4 3e-4] [--env-steps 150000]
         [--out runs/noise_density]
@@ -26,7 +27,7 @@ import numpy as np
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, cloned, curve, evaluated, trained
 from vla_rl.commands import demo
-from vla_rl.results.evaluation import mean_interval
+from vla_rl.results.intervals import mean_interval
 
 TASKS, HORIZONS = demo.Command().world.tasks, demo.Command().world.max_steps or ()
 WORLD = ("--tasks", *TASKS, "--max-steps", *map(str, HORIZONS))

@@ -26,13 +26,13 @@ import numpy as np
 
 from benchmarks._record import write
 from vla_rl import plugins
-from vla_rl.config import World
 from vla_rl.envs import metaworld as suite
 from vla_rl.policies import vla
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.crew import cores
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import EpisodeSpec, seed_for
+from vla_rl.world import World
 
 TASKS = ("drawer-open-v3", "door-open-v3", "push-v3")
 CHUNK = 10

@@ -39,12 +39,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from benchmarks._record import write
 from benchmarks._runs import column, command
 from vla_rl import plugins
-from vla_rl.config import World, from_json
+from vla_rl.config import from_json
 from vla_rl.policy import load_policy
-from vla_rl.results.evaluation import mean_interval
+from vla_rl.results.intervals import mean_interval
 from vla_rl.rollout.crew import cores
 from vla_rl.sim import SimEnv
 from vla_rl.types import SEED_RANGES, Floats, Observation, seed_for
+from vla_rl.world import World
 
 PIECES = 10
 HELD_OUT = 20

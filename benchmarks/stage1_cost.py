@@ -19,13 +19,13 @@ import torch
 
 from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
-from vla_rl.config import World
 from vla_rl.envs import metaworld
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import vla
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Group, RolloutBatch
+from vla_rl.world import World
 
 WORLD = World(tasks=("drawer-open-v3",), max_steps=(100,))
 BACKBONES = {

@@ -24,7 +24,7 @@ from vla_rl import gym_spaces
 from vla_rl.envs._gym import ids, success_rule
 from vla_rl.envs._gym.images import EnvPainter, MujocoPainter, Painter
 from vla_rl.envs._gym.plan import FILMED_SIZE, Settings, facts_of, plan_of
-from vla_rl.envs._mujoco.renderer import choose_gl
+from vla_rl.envs._mujoco.gl import choose_gl
 from vla_rl.plugins import unknown
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Floats, Observation, Spaces, Task

@@ -21,18 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl.envs._metaworld import tasks as table
-from vla_rl.envs._mujoco.renderer import (
-    FrameRenderer,
-    View,
-    check_cameras,
-    check_frames,
-    check_image,
-    choose_gl,
-    mesh_cells,
-)
+from vla_rl.envs._mujoco.gl import check_frames, choose_gl
+from vla_rl.envs._mujoco.renderer import FrameRenderer, mesh_cells
+from vla_rl.envs._mujoco.views import View, check_cameras, check_image
 from vla_rl.plugins import unknown
-from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import Check, DenseReward, EvalProtocol, Expert, Floats, Observation, Spaces, Task
+from vla_rl.sim import Expert, Outcome, SimEnv
+from vla_rl.types import Check, DenseReward, EvalProtocol, Floats, Observation, Spaces, Task
 
 if TYPE_CHECKING:
     from vla_rl.envs._metaworld.fast import FastSawyer

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl.plugins import unknown
-from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import DenseReward, EvalProtocol, Expert, Floats, Observation, Spaces, Task
+from vla_rl.sim import Expert, Outcome, SimEnv
+from vla_rl.types import DenseReward, EvalProtocol, Floats, Observation, Spaces, Task
 
 MAX_STEPS = 20
 SPEED = 0.2

@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor, nn
 
 from vla_rl.plugins import unknown
-from vla_rl.policies._backbones.backbone import PRECISIONS, VLM_PARTS
+from vla_rl.policies._backbones.config import PRECISIONS, VLM_PARTS
 from vla_rl.policies._heads.config import HeadConfig
 from vla_rl.policies._heads.mlp import mlp
 from vla_rl.policies._pretrained import PretrainedPolicy

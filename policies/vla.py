@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vla_rl.plugins import unknown
 from vla_rl.policies import _heads
 from vla_rl.policies._backbones import backbone
-from vla_rl.policies._backbones.backbone import BackboneConfig
+from vla_rl.policies._backbones.by_name import make, resolved
+from vla_rl.policies._backbones.config import BackboneConfig
 from vla_rl.policies._context import text_encoders, token_learners
 from vla_rl.policies._heads import HeadConfig
 from vla_rl.policies._heads.mlp import mlp
@@ -77,9 +78,9 @@ class Policy(PretrainedPolicy):
     config_class = Config
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
-        config = backbone.resolved(config, spaces)
+        config = resolved(config, spaces)
         super().__init__(config, spaces)
-        self.vision = backbone.make(config, spaces)
+        self.vision = make(config, spaces)
         self.reader = Reader(config, self.vision.grid, spaces.state_dim)
         inputs = self.reader.outputs
         self.head = _heads.make(config, inputs, config.text_width, spaces.action_dim)

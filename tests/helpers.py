@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vla_rl.config import World
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.episode_end import EpisodeEnd, Reward, rewarded
@@ -17,6 +16,7 @@ from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import Cloning, SFTConfig
 from vla_rl.types import Group, RolloutBatch, Timing, Trajectory
+from vla_rl.world import World
 
 SPARSE = [Reward(sparse.reward)]
 WORLD = World("point_reach", ("red", "green", "blue"), max_steps=(20,))

@@ -16,13 +16,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from vla_rl import cli
-from vla_rl.config import read_world
 from vla_rl.envs import point_reach
 from vla_rl.policies import tiny
 from vla_rl.policy import load_policy
-from vla_rl.results.evaluation import EvalResult, paired_difference
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.intervals import paired_difference
 from vla_rl.results.metrics import read_metrics
 from vla_rl.types import seed_for
+from vla_rl.world import read_world
 
 # Only one of the tasks: without the need for language a small net clones it in seconds.
 RECORD = ["record", "--suite", "point_reach", "--tasks", "red", "--episodes", "100"]
@@ -343,8 +344,8 @@ def test_no_disk_space(clone, tmp_path, capsys, monkeypatch):
 
 def test_no_gl_library(tmp_path):
     code = (
-        "import sys; from vla_rl.envs import _render;"
-        "_render._probe = lambda backend: _render._Probe(False, 'no library');"
+        "import sys; from vla_rl.envs._mujoco import gl;"
+        "gl._probe = lambda backend: gl._Probe(False, 'no library');"
         "from vla_rl import cli; sys.exit(cli.main(sys.argv[1:]))"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "VLA_RL_GL")}

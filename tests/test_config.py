@@ -9,16 +9,17 @@ import pytest
 
 from vla_rl import plugins
 from vla_rl.algorithms import loop
-from vla_rl.commands._parsing import parse
+from vla_rl.commands._parsing import parse, specialise
 from vla_rl.commands.eval import Command as Evaluate
 from vla_rl.commands.record import Command as Record
 from vla_rl.commands.sft import Command as Clone
 from vla_rl.commands.train import Command as Train
-from vla_rl.config import World, from_json, read_world, specialise, to_json, write_world
+from vla_rl.config import from_json, to_json
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import LearnerConfig
-from vla_rl.policies.lerobot import Config as LeRobotConfig
+from vla_rl.policies._lerobot.config import Config as LeRobotConfig
 from vla_rl.types import SEED_RANGES, seed_for
+from vla_rl.world import World, read_world, write_world
 
 
 def test_horizons_are_one_for_all_or_one_for_each():

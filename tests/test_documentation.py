@@ -14,11 +14,11 @@ import pytest
 from benchmarks.readme import filled
 from tests.helpers import WORLD, make_policy
 from vla_rl.cli import main as vla_rl
-from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve
 from vla_rl.results.metrics import read_metrics
-from vla_rl.stages import run as stages
+from vla_rl.stages.run import save_policy
 from vla_rl.types import SEED_RANGES
+from vla_rl.world import World
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -33,7 +33,7 @@ def test_the_algorithm_of_the_readme_trains_by_its_dotted_name(tmp_path):
     code = re.search(r"```python\n(# median_baseline\.py\n.*?)```", README.read_text(), re.DOTALL)
     assert code is not None
     (tmp_path / "median_baseline.py").write_text(code[1])
-    stages.save_policy(make_policy(), WORLD, tmp_path / "policy")
+    save_policy(make_policy(), WORLD, tmp_path / "policy")
     subprocess.run(
         [
             *(sys.executable, "-m", "vla_rl", "train", "--policy", "policy", "--out", "mine"),

@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 
 from tests.helpers import WORLD, make_policy
-from vla_rl.config import World
 from vla_rl.envs import metaworld, point_reach
 from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, resolve
 from vla_rl.results.evaluation import compare
 from vla_rl.rollout.collector import Collector, RolloutConfig
 from vla_rl.types import SEED_RANGES
+from vla_rl.world import World
 
 
 def id_of(world: World, config: EvalConfig) -> str:

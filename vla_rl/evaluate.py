@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from vla_rl import plugins
-from vla_rl.config import World, to_json
+from vla_rl.config import to_json
 from vla_rl.learning.distributed import ALONE, Ranks
 from vla_rl.policy import Policy
 from vla_rl.results.evaluation import EvalResult, TaskResult
@@ -22,6 +22,7 @@ from vla_rl.results.protocol_id import CUSTOM, ProtocolId, shortest
 from vla_rl.rollout.collector import Collector, OnEpisode
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import EpisodeSpec, EvalProtocol, Task, Trajectory
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.types import Floats, Observation, Spaces
+from vla_rl.types import Floats, Observation, Spaces, Task
 
 
 class Outcome(NamedTuple):
@@ -136,3 +137,33 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def _look(self) -> dict[str, NDArray[Any]]:
         observation = self.observe()
         return {"images": observation.images, "state": observation.state}
+
+
+class Suite(Protocol):
+    """A module in ``envs/`` (or a user's own): what it must define.
+
+    ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
+    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``SPLITS``, tuples of
+    task ids by a name that stands for them in ``--tasks`` (``"all"`` is every task unless it is one
+    of them); ``VARIANTS``, for each task that asks for the skill of another one on a thing of other
+    looks or in another place, the id of that other task; ``PROTOCOLS``, :class:`EvalProtocol` by
+    name; ``prepare(settings) -> str``, called once before any worker starts, which finds what draws
+    the images, says so and raises ``RuntimeError`` with advice where there is nothing;
+    ``filmed(settings)``, settings for videos; ``diagnose()``, a list of :class:`Check`;
+    ``dense_reward(task)``, the :class:`DenseReward` with which the best episode of its own reward
+    is worth about 1; ``success_ends(settings)``, whether success ends an episode (it does unless
+    this says otherwise).
+    """
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task of the suite; instructions are unique, but a variant has its base's."""
+
+    def spaces(self, settings: Any) -> Spaces:
+        """What a policy of this suite sees and does, without making an environment."""
+
+    def make(self, task: Task, settings: Any) -> SimEnv:
+        """An environment for one task."""
+
+
+Expert = Callable[[SimEnv], Floats]
+"""Looks at the true state of an environment and returns an ``[A]`` action in [-1, 1]."""

@@ -6,91 +6,21 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vla_rl import seeding
+from vla_rl.algorithms import Algorithm, AlgorithmState
+from vla_rl.curricula import Curriculum
 from vla_rl.episode_end import EpisodeEnd, Reward, TimeLimit, rewarded
 from vla_rl.learning.learner import Learner
 from vla_rl.learning.running_moments import RunningMoments
-from vla_rl.policy import Policy
 from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.types import Curriculum, Floats, Group, RolloutBatch, Task, Timing, Trajectory
+from vla_rl.types import Floats, Group, RolloutBatch, Task, Timing, Trajectory
 
 MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped
-
-
-class AlgorithmState(Protocol):
-    """What an algorithm carries from update to update; the loop owns and saves it."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able state for resuming."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
-
-
-class Algorithm(Protocol):
-    """What the loop needs of an algorithm (a dataclass in ``vla_rl/algorithms`` or a user's own).
-
-    It holds settings only; what changes during a run is in the state that :meth:`new_state` makes.
-
-    Attributes:
-        group_size: Rollouts from each start.
-        uses_critic: Whether episodes cut by the time limit may need a bootstrap value.
-        credits_decisions: Whether single decisions are credited with what came after them.
-        discount: Per decision; 1 for algorithms that add up rewards.
-        uses_reference: Whether the learner must hold the policy that training started from.
-        dynamic_sampling: Whether starts are drawn again in place of dropped groups.
-        trains: Parameter groups of the policy that the algorithm trains.
-    """
-
-    @property
-    def group_size(self) -> int:
-        """See above."""
-
-    @property
-    def uses_critic(self) -> bool:
-        """See above."""
-
-    @property
-    def credits_decisions(self) -> bool:
-        """See above."""
-
-    @property
-    def discount(self) -> float:
-        """See above."""
-
-    @property
-    def uses_reference(self) -> bool:
-        """See above."""
-
-    @property
-    def dynamic_sampling(self) -> bool:
-        """See above."""
-
-    @property
-    def trains(self) -> tuple[str, ...]:
-        """See above."""
-
-    def density_for(self, policy: Policy) -> str:
-        """The density of the policy's noise that suits, of ``policy.densities``."""
-
-    def new_state(self, tasks: Sequence[Task]) -> AlgorithmState:
-        """The state of a run on these tasks before its first update."""
-
-    def keep(self, group: Group) -> bool:
-        """Whether a group can teach something; the others are dropped."""
-
-    def observe(self, groups: Sequence[Group], state: Any) -> None:
-        """Look at every group that was played, before the update from those that are kept."""
-
-    def update(
-        self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator
-    ) -> dict[str, float]:
-        """Improve the policy on one batch; returns what to log."""
 
 
 class Keeper(Protocol):
@@ -410,7 +340,7 @@ class Loop:
 OnIteration = Callable[[Loop, dict[str, float]], None]
 
 
-def run(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> None:
+def until_done(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> None:
     """Iterate until the configured iterations, minutes or steps are done, or until ``stopped()``.
 
     It is asked between iterations only, so the state that is left is that of a whole iteration.

@@ -10,15 +10,12 @@ This module imports NumPy only, so that environment workers stay light.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from vla_rl.sim import SimEnv
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float32]
@@ -375,36 +372,6 @@ class Check:
     advice: str = ""
 
 
-class Suite(Protocol):
-    """A module in ``envs/`` (or a user's own): what it must define.
-
-    ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
-    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``SPLITS``, tuples of
-    task ids by a name that stands for them in ``--tasks`` (``"all"`` is every task unless it is one
-    of them); ``VARIANTS``, for each task that asks for the skill of another one on a thing of other
-    looks or in another place, the id of that other task; ``PROTOCOLS``, :class:`EvalProtocol` by
-    name; ``prepare(settings) -> str``, called once before any worker starts, which finds what draws
-    the images, says so and raises ``RuntimeError`` with advice where there is nothing;
-    ``filmed(settings)``, settings for videos; ``diagnose()``, a list of :class:`Check`;
-    ``dense_reward(task)``, the :class:`DenseReward` with which the best episode of its own reward
-    is worth about 1; ``success_ends(settings)``, whether success ends an episode (it does unless
-    this says otherwise).
-    """
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Every task of the suite; instructions are unique, but a variant has its base's."""
-
-    def spaces(self, settings: Any) -> Spaces:
-        """What a policy of this suite sees and does, without making an environment."""
-
-    def make(self, task: Task, settings: Any) -> SimEnv:
-        """An environment for one task."""
-
-
-Expert = Callable[["SimEnv"], Floats]
-"""Looks at the true state of an environment and returns an ``[A]`` action in [-1, 1]."""
-
-
 class DenseReward(NamedTuple):
     """How a suite's own reward is scaled, and what it pays for being done.
 
@@ -417,22 +384,6 @@ class DenseReward(NamedTuple):
 
     scale: float = 1.0
     solved_step: float | None = None
-
-
-class Curriculum(Protocol):
-    """Chooses which starts to practise on."""
-
-    def sample(self, count: int) -> list[EpisodeSpec]:
-        """Draw ``count`` starts, one per group."""
-
-    def update(self, groups: Iterable[Group]) -> None:
-        """Learn from the outcome of the groups that were played."""
-
-    def state_dict(self) -> dict[str, object]:
-        """JSON-able state for resuming."""
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a state written by ``state_dict``."""
 
 
 @dataclass(frozen=True)

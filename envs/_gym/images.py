@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from vla_rl import gym_spaces
 from vla_rl.envs._gym.ids import AnyEnv
-from vla_rl.envs._mujoco.renderer import FrameRenderer, FreeView, View
+from vla_rl.envs._mujoco.renderer import FrameRenderer
+from vla_rl.envs._mujoco.views import FreeView, View
 
 if TYPE_CHECKING:
     import mujoco

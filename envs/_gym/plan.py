@@ -19,7 +19,8 @@ from vla_rl import gym_spaces
 from vla_rl.envs._gym import ids, success_rule
 from vla_rl.envs._gym.images import EnvPainter, physics_of
 from vla_rl.envs._gym.success_rule import Success
-from vla_rl.envs._mujoco.renderer import check_image, choose_gl, load_triton_first
+from vla_rl.envs._mujoco.gl import choose_gl, load_triton_first
+from vla_rl.envs._mujoco.views import check_image
 from vla_rl.plugins import unknown
 from vla_rl.types import Spaces
 

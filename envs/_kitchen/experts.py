@@ -19,7 +19,7 @@ from vla_rl.sim import SimEnv
 from vla_rl.types import Floats
 
 if TYPE_CHECKING:
-    from vla_rl.envs.franka_kitchen import FrankaKitchen
+    from vla_rl.envs._kitchen.simulator import FrankaKitchen
 
 Plan = Generator[Floats, None, None]
 

@@ -1,4 +1,4 @@
-"""Elements of the kitchen in another colour and another place."""
+"""What can be done in the kitchen, and variants in another colour and another place."""
 
 from __future__ import annotations
 
@@ -39,3 +39,31 @@ VARIANTS: dict[str, Variant] = {
         body="microwave",
     ),
 }
+BASES: dict[str, str] = {name: variant.base for name, variant in VARIANTS.items()}
+"""Of which element each variant is one."""
+ELEMENTS: dict[str, str] = {
+    "bottom-burner": "turn on the bottom burner",
+    "top-burner": "turn on the top burner",
+    "light-switch": "turn on the light",
+    "slide-cabinet": "slide the cabinet open",
+    "hinge-cabinet": "open the hinged cabinet",
+    "microwave": "open the microwave",
+    "kettle": "move the kettle",
+}
+"""What can be done, and how it is said."""
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "kitchen-complete": ("microwave", "kettle", "light-switch", "slide-cabinet"),
+    "kitchen-mixed": ("microwave", "kettle", "bottom-burner", "light-switch"),
+    "kitchen-burners": ("bottom-burner", "top-burner", "light-switch", "slide-cabinet"),
+    "kitchen-stove": ("kettle", "bottom-burner", "top-burner", "slide-cabinet"),
+    "kitchen-all": (
+        "microwave",
+        "kettle",
+        "bottom-burner",
+        "top-burner",
+        "light-switch",
+        "slide-cabinet",
+        "hinge-cabinet",
+    ),
+}
+"""Elements to be done in one episode; the first two are those of the D4RL data sets."""

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.plugins import unknown
 from vla_rl.policies._backbones import packaged_weights
-from vla_rl.policies._backbones.backbone import TIMM, Backbone, BackboneConfig, Grid
+from vla_rl.policies._backbones.backbone import Backbone, Grid
+from vla_rl.policies._backbones.config import TIMM, BackboneConfig
 
 _SIZE = 112
-
-
-def check(name: str) -> None:
-    """Refuse a model that timm does not have.
-
-    Raises:
-        ValueError: If there is no such model; a suffix after a dot, naming weights, is not checked.
-    """
-    if not timm.is_model(name):
-        raise ValueError(unknown("timm model", name, timm.list_models()))
 
 
 class TimmBackbone(Backbone):

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from vla_rl.policies._lerobot import act, description, diffusion, smolvla
 from vla_rl.policies._lerobot.body import Body
-from vla_rl.policies._lerobot.description import Affine, Description
+from vla_rl.policies._lerobot.description import Description
+from vla_rl.policies._lerobot.weights import (
+    Affine,
+    load_weights,
+    saved_statistics,
+    usual_statistics,
+)
 from vla_rl.types import Spaces
 
 if TYPE_CHECKING:
-    from vla_rl.policies.lerobot import Config
+    from vla_rl.policies._lerobot.config import Config
 
 _MODULES: dict[str, Any] = {
     "act": act,
@@ -53,7 +59,7 @@ def body(
     will_be_replaced = folder is not None or not config.pretrained
     net = module.network(about.without_sources() if will_be_replaced else about)
     if folder is not None:
-        description.load_weights(net, module.SAVED_AS, folder)
+        load_weights(net, module.SAVED_AS, folder)
     usual = about.config()
     if about.kind == "act":
         return act.ActBody(about, net, config.head_config("act", 1), spaces)
@@ -79,5 +85,5 @@ def statistics(config: Config, about: Description, folder: Path | None) -> dict[
         ValueError: If the pretrained policy comes without them.
     """
     if folder is None or config.adapt:
-        return description.usual_statistics(about.config())
-    return description.statistics(folder, about.config())
+        return usual_statistics(about.config())
+    return saved_statistics(folder, about.config())

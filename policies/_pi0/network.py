@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from vla_rl.policies._backbones.backbone import uses_bfloat16
+from vla_rl.policies._backbones.config import uses_bfloat16
 from vla_rl.policies._pi0 import inputs
 from vla_rl.policies._vlm import network as vlm_network
 from vla_rl.policies._vlm.inputs import Description
@@ -63,7 +63,7 @@ def make(
         about: What model.
         trains: Parts of the vision-language model that are trained.
         adapters: Of the vision-language model.
-        precision: See :class:`vla_rl.policies._backbones.backbone.BackboneConfig`.
+        precision: See :class:`vla_rl.policies._backbones.config.BackboneConfig`.
 
     Raises:
         ValueError: If the model cannot be made so.

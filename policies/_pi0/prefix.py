@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policies._backbones.backbone import uses_bfloat16
+from vla_rl.policies._backbones.config import uses_bfloat16
 from vla_rl.policies._pi0.inputs import Reader, Reading, reader
 from vla_rl.policies._vlm import network
 from vla_rl.policies._vlm.inputs import Description, ImageInputs
@@ -61,7 +61,7 @@ class Prefix(nn.Module):
         about: What it is.
         reading: Where its processor is.
         trains: Parts that are trained, as of :func:`vla_rl.policies._vlm.network.part_of`.
-        precision: See :class:`vla_rl.policies._backbones.backbone.BackboneConfig`.
+        precision: See :class:`vla_rl.policies._backbones.config.BackboneConfig`.
     """
 
     def __init__(

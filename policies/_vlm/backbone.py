@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
-from vla_rl.policies._backbones.backbone import VLM, Backbone, BackboneConfig, Grid
+from vla_rl.policies._backbones.backbone import Backbone, Grid
+from vla_rl.policies._backbones.config import VLM, BackboneConfig
 from vla_rl.policies._vlm import embedded, network
 from vla_rl.policies._vlm.inputs import Description, ImageInputs, Prompter
 from vla_rl.policies._vlm.prefix import Prefixes

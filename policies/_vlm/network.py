@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from vla_rl.policies._backbones.backbone import VLM, BackboneConfig, uses_bfloat16
+from vla_rl.policies._backbones.config import VLM, BackboneConfig, uses_bfloat16
 from vla_rl.policies._vlm import embedded
 from vla_rl.policies._vlm.inputs import Description
 

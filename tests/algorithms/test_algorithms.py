@@ -17,7 +17,6 @@ from tests.helpers import SPARSE, fake_returns, fit, fresh, make_policy, packed,
 from vla_rl import functional as F
 from vla_rl import plugins
 from vla_rl.algorithms import gfpo, loop, ppo, reinforce_pp
-from vla_rl.config import World
 from vla_rl.curricula import uniform
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
@@ -32,6 +31,7 @@ from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import SFTConfig
 from vla_rl.train import Loop, TrainConfig
 from vla_rl.types import RolloutBatch, Timing
+from vla_rl.world import World
 
 ALGORITHMS = plugins.names("algorithms")
 WITHOUT_CRITIC = [

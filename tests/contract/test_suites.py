@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vla_rl import plugins
-from vla_rl.config import World
 from vla_rl.contract.suite import SUITE_CHECKS, TASK_CHECKS, Subject
+from vla_rl.world import World
 
 # Enough tasks of each suite to meet different kinds of objects.
 CHECKED = {

@@ -18,11 +18,12 @@ from minari.data_collector import EpisodeBuffer
 
 from tests.demos.test_demo_set import assert_equal
 from tests.test_cli import vla_rl
-from vla_rl.config import World, read_world, write_world
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange import adopt, folders, formats, minari_format
+from vla_rl.demos.exchange import adopt, formats, minari_format
 from vla_rl.demos.exchange.adopt import Reading
+from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
+from vla_rl.world import World, read_world, write_world
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
@@ -391,7 +392,7 @@ def test_an_occupied_target_is_refused_before_anything_is_read(tmp_path, capsys,
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     def fail() -> None:
-        with folders.appearing(tmp_path / "new") as made:
+        with appearing(tmp_path / "new") as made:
             made.mkdir()
             raise KeyboardInterrupt
 
@@ -399,7 +400,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         fail()
     assert [f.name for f in tmp_path.iterdir()] == ["code"]
     (tmp_path / "new").mkdir()
-    with folders.appearing(tmp_path / "new") as made:
+    with appearing(tmp_path / "new") as made:
         made.mkdir()
         (made / "a").write_text("b")
     assert (tmp_path / "new" / "a").read_text() == "b"

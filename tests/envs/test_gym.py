@@ -16,13 +16,13 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from vla_rl import gym_spaces, plugins
-from vla_rl.config import World
 from vla_rl.envs._gym import ids, images, success_rule
 from vla_rl.policies import tiny
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.rollout.slots import SlotPool, replay
 from vla_rl.types import EpisodeSpec
+from vla_rl.world import World
 
 PUSHT = "gym:gym_pusht/PushT-v0"
 

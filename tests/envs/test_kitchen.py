@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from vla_rl.envs import franka_kitchen
-from vla_rl.envs.franka_kitchen import ELEMENTS, SEQUENCES, VARIANTS, Settings
+from vla_rl.envs._kitchen.simulator import Settings, spaces
+from vla_rl.envs._kitchen.tasks import ELEMENTS, SEQUENCES
+from vla_rl.envs.franka_kitchen import VARIANTS
 from vla_rl.types import DenseReward
 
 pytestmark = pytest.mark.sim
@@ -301,7 +303,7 @@ def test_tasks_are_the_seven_elements_and_their_sequences():
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        franka_kitchen.spaces(Settings(**settings))
+        spaces(Settings(**settings))
 
 
 # ---------------------------------------------------------------------------------------- views

@@ -10,17 +10,11 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from vla_rl.envs._mujoco import renderer as rendering
-from vla_rl.envs._mujoco.renderer import (
-    BodyView,
-    FrameRenderer,
-    FreeView,
-    View,
-    _Probe,
-    check_frames,
-    choose_gl,
-    mesh_cells,
-)
+from vla_rl.envs._mujoco import gl
+from vla_rl.envs._mujoco import renderer as renderer_module
+from vla_rl.envs._mujoco.gl import _Probe, check_frames, choose_gl, gl_info
+from vla_rl.envs._mujoco.renderer import FrameRenderer, merge_vertices, mesh_cells
+from vla_rl.envs._mujoco.views import BodyView, FreeView, View
 
 pytestmark = pytest.mark.sim
 
@@ -68,7 +62,7 @@ def fresh(monkeypatch):
             probed.append(backend)
             return _Probe(*answers.get(backend, (False, f"no {backend} here")))
 
-        monkeypatch.setattr(rendering, "_probe", probe)
+        monkeypatch.setattr(gl, "_probe", probe)
         return probed
 
     return works
@@ -121,7 +115,7 @@ def test_the_users_choice_is_kept_but_tested(fresh, monkeypatch):
 
 def test_a_library_that_is_missing_is_found_out_without_harm():
     done = run(
-        "from vla_rl.envs import rendering; print(rendering._probe('egl'))",
+        "from vla_rl.envs._mujoco import gl; print(gl._probe('egl'))",
         PYTHONPATH="",
         __EGL_VENDOR_LIBRARY_FILENAMES="/nowhere.json",
     )
@@ -131,22 +125,22 @@ def test_a_library_that_is_missing_is_found_out_without_harm():
 def test_mujoco_may_have_been_imported_before():
     done = run(
         "import mujoco\n"
-        "from vla_rl.envs import rendering\n"
-        "print(rendering.choose_gl().reason); print(rendering.gl_info()['renderer'])"
+        "from vla_rl.envs._mujoco import gl\n"
+        "print(gl.choose_gl().reason); print(gl.gl_info()['renderer'])"
     )
     assert done.returncode == 0, done.stderr
     assert "imported before for glfw, which is not used" in done.stdout
 
 
 def test_gl_info_names_the_renderer():
-    info = rendering.gl_info()
+    info = gl_info()
     assert set(info) == {"backend", "reason", "vendor", "renderer", "version"}
     assert all(info.values())
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="PyTorch without Triton cannot crash")
 def test_rendering_before_loading_triton_does_not_crash():
-    done = run("from vla_rl.envs import rendering; rendering.gl_info(); import triton._C.libtriton")
+    done = run("from vla_rl.envs._mujoco import gl; gl.gl_info(); import triton._C.libtriton")
     assert done.returncode == 0, done.stderr
 
 
@@ -196,7 +190,7 @@ def test_skipping_what_is_out_of_sight_changes_no_pixel(scene, monkeypatch):
     views = [View("front", fovy=20.0), View("away"), View("front", position=(0.4, -1.0, 0.3))]
     renderer = FrameRenderer(*scene, views, 48, "fast")
     frames = renderer.render()
-    monkeypatch.setattr(rendering, "_in_sight", lambda model, *_: np.ones(model.ngeom, bool))
+    monkeypatch.setattr(renderer_module, "in_sight", lambda model, *_: np.ones(model.ngeom, bool))
     np.testing.assert_array_equal(renderer.render(), frames)
     renderer.close()
 
@@ -240,7 +234,7 @@ def test_what_is_out_of_sight_of_free_and_body_views_changes_no_pixel(scene, mon
     renderer = FrameRenderer(*scene, views, 48, "fast")
     frames = renderer.render()
     assert len({frame.tobytes() for frame in frames}) == 3
-    monkeypatch.setattr(rendering, "_in_sight", lambda model, *_: np.ones(model.ngeom, bool))
+    monkeypatch.setattr(renderer_module, "in_sight", lambda model, *_: np.ones(model.ngeom, bool))
     np.testing.assert_array_equal(renderer.render(), frames)
     renderer.close()
 
@@ -310,11 +304,13 @@ def test_bad_arguments_are_refused(scene):
 
 def test_the_interpreter_exits_without_noise():
     done = run(
-        "from vla_rl.envs import rendering; rendering.choose_gl(); import mujoco\n"
+        "from vla_rl.envs._mujoco import gl; gl.choose_gl(); import mujoco\n"
         f"model = mujoco.MjModel.from_xml_string('''{SCENE}''')\n"
         "data = mujoco.MjData(model); mujoco.mj_forward(model, data)\n"
-        "view = [rendering.View('front')]\n"
-        "kept = [rendering.FrameRenderer(model, data, view, 32, 'fast') for _ in range(3)]\n"
+        "from vla_rl.envs._mujoco.renderer import FrameRenderer\n"
+        "from vla_rl.envs._mujoco.views import View\n"
+        "view = [View('front')]\n"
+        "kept = [FrameRenderer(model, data, view, 32, 'fast') for _ in range(3)]\n"
         "[renderer.render() for renderer in kept]\n"
     )
     assert done.returncode == 0
@@ -334,9 +330,9 @@ def test_merging_vertices_keeps_the_shape_and_drops_faces():
         "<worldbody><geom type='mesh' mesh='m'/></worldbody></mujoco>"
     )
     faces, low, high = model.mesh_facenum[0], model.mesh_vert.min(0), model.mesh_vert.max(0)
-    rendering.merge_vertices(model, np.zeros(1))
+    merge_vertices(model, np.zeros(1))
     assert model.mesh_facenum[0] == faces
-    rendering.merge_vertices(model, np.full(1, 0.5))
+    merge_vertices(model, np.full(1, 0.5))
     assert 4 <= model.mesh_facenum[0] < faces / 2
     assert (np.abs(model.mesh_vert.min(0) - low) < 0.5).all()
     assert (np.abs(model.mesh_vert.max(0) - high) < 0.5).all()

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from vla_rl import cli
-from vla_rl.config import World
 from vla_rl.contract import Subject
 from vla_rl.envs import franka_kitchen, metaworld
 from vla_rl.envs._kitchen import tasks as kitchen_tasks
+from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.envs._metaworld import tasks as metaworld_tasks
 from vla_rl.envs._mujoco.variants import ALONG_X, ALONG_Y, Part, Variant
+from vla_rl.world import World
 
 SUITES = {"metaworld": metaworld, "franka_kitchen": franka_kitchen}
 VARIANTS = {
@@ -239,7 +240,7 @@ def test_the_hand_presses_the_larger_cap_of_a_button():
 @pytest.mark.sim
 def test_environments_of_a_kitchen_share_a_model_and_variants_have_their_own():
     kitchens = [
-        franka_kitchen.make(task, franka_kitchen.Settings(cameras=()))
+        franka_kitchen.make(task, Settings(cameras=()))
         for name in ("microwave", "kettle", "microwave-yellow", "microwave-yellow")
         for task in World("franka_kitchen", (name,), None).resolved()
     ]

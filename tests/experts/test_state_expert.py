@@ -16,6 +16,7 @@ from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import read_metrics
 from vla_rl.sim import Outcome
 from vla_rl.storage import checkpoint
+from vla_rl.storage.state import flatten
 from vla_rl.types import SEED_RANGES, seed_for
 
 TASK = point_reach.tasks()[0]
@@ -111,7 +112,7 @@ def test_a_resumed_training_knows_what_it_knew_and_goes_on(trained, tmp_path):
     config = CONFIGS[training.expert().algorithm]
     again = Training(simulator, config, seed=0)
     again.load_state_dict(checkpoint.load(tmp_path).state())
-    left, right = (checkpoint.flatten(t.state_dict())[1] for t in (training, again))
+    left, right = (flatten(t.state_dict())[1] for t in (training, again))
     assert left.keys() == right.keys()
     assert all((left[name] == right[name]).all() for name in left)
     assert again.steps == training.steps

@@ -38,7 +38,9 @@ from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.results.metrics import read_metrics
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.stages import run as stages
+from vla_rl.stages import setup
+from vla_rl.stages.run import new_run, save_policy
+from vla_rl.stages.setup import open_collector
 from vla_rl.types import RolloutBatch
 
 # --------------------------------------------------------------- what every rank does, or one alone
@@ -124,7 +126,7 @@ def updated(name, ranks):
 def evaluated(ranks):
     """An evaluation whose starts are shared out, 5 of each of 3 tasks."""
     config = EvalConfig(episodes_per_task=5, starts="validation")
-    with stages.open_collector(WORLD, RolloutConfig(workers=1, placement="served"), None) as c:
+    with open_collector(WORLD, RolloutConfig(workers=1, placement="served"), None) as c:
         return evaluate(c, make_policy(), WORLD, config, ranks=ranks)
 
 
@@ -143,10 +145,10 @@ JOBS = {
 def new_runs(ranks, folder):
     """Begin a run, and once more."""
     command = train.Command(policy=Path("p"), out=folder, world=WORLD)
-    run = stages.new_run(folder, command, resume=False, ranks=ranks)
+    run = new_run(folder, command, resume=False, ranks=ranks)
     run.metrics.write(1, {"rank": ranks.rank})
     with pytest.raises(FileExistsError, match="already holds a run"):
-        stages.new_run(folder, command, resume=False, ranks=ranks)
+        new_run(folder, command, resume=False, ranks=ranks)
 
 
 def train_words(out, policy):
@@ -191,7 +193,7 @@ def free_port():
 def two(tmp_path_factory):
     """Results of two processes, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    stages.save_policy(make_policy(), WORLD, folder / "policy")
+    save_policy(make_policy(), WORLD, folder / "policy")
     ports = (free_port(), free_port())
     multiprocessing.set_forkserver_preload([__name__])
     torch.multiprocessing.start_processes(
@@ -252,14 +254,14 @@ def test_more_processes_than_gpus(monkeypatch):
 
 @pytest.mark.parametrize(("given", "local", "got"), [(0, 1, 0), (0, 2, 2), (0, 9, 1), (3, 2, 3)])
 def test_processes_on_one_machine_share_its_cores(given, local, got, monkeypatch):
-    monkeypatch.setattr(stages, "cores", lambda: 5)
-    with mock.patch.object(stages, "Collector") as collector:
-        stages.open_collector(WORLD, RolloutConfig(workers=given), None, Ranks(0, 9, local))
+    monkeypatch.setattr(setup, "cores", lambda: 5)
+    with mock.patch.object(setup, "Collector") as collector:
+        open_collector(WORLD, RolloutConfig(workers=given), None, Ranks(0, 9, local))
     assert collector.call_args.args[2].workers == got
 
 
 def test_a_rank_without_groups_collects_nothing():
-    with stages.open_collector(WORLD, RolloutConfig(workers=1), None) as collector:
+    with open_collector(WORLD, RolloutConfig(workers=1), None) as collector:
         rollout = collector.collect(make_policy(), [], [], PlaySettings())
     assert rollout.trajectories == []
 

@@ -14,6 +14,8 @@ from vla_rl.envs import point_reach
 from vla_rl.learning.held_out import HeldOut, held_out, split
 from vla_rl.results.metrics import MetricsWriter, read_metrics
 from vla_rl.rollout.slots import SlotPool
+from vla_rl.stages.run import RunFolder
+from vla_rl.stages.sft import supervised_stage
 from vla_rl.types import EpisodeSpec
 
 RED, GREEN, BLUE = point_reach.tasks()
@@ -172,8 +174,8 @@ def test_a_resumed_run_is_the_same_bit_for_bit(recorded, tmp_path, head):
         data = split(recorded, policy.chunk, config.validation_share, seed=0)
         policy.fit_statistics(data.learned.obs.state)
         with writer(tmp_path / name) as metrics:
-            where = run.Run(tmp_path / name, metrics)
-            run.supervised_stage(where, policy, data, config, 0, resume, "clone")
+            where = RunFolder(tmp_path / name, metrics)
+            supervised_stage(where, policy, data, config, 0, resume, "clone")
         return policy
 
     whole = run("whole", MetricsWriter, resume=False)

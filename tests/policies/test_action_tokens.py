@@ -27,6 +27,7 @@ from vla_rl.envs import point_reach
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import action_tokens
 from vla_rl.policies._heads import tokens as token_head
+from vla_rl.policies._heads.token_config import Config
 from vla_rl.policy import Exactness, load_policy
 from vla_rl.rollout.policy_worker import PolicyRecipe
 from vla_rl.types import ActionChunk, Observation, Spaces
@@ -63,9 +64,9 @@ def llava(folder: Folder) -> Path:
     return folder("llava")
 
 
-def config_of(folder: Path, **settings: Any) -> action_tokens.Config:
+def config_of(folder: Path, **settings: Any) -> Config:
     base = {"chunk": CHUNK, "text": "hash", "precision": "float32", "width": 8, "hidden": (16,)}
-    return action_tokens.Config(**{**base, "vision": f"vlm:{folder}", **settings})
+    return Config(**{**base, "vision": f"vlm:{folder}", **settings})
 
 
 def make(folder: Path, spaces: Spaces = SPACES, **settings: Any) -> action_tokens.Policy:
@@ -164,7 +165,7 @@ def test_the_last_ids_that_are_no_special_tokens_are_used(llava: Path):
     assert tokenizer.convert_tokens_to_ids("<image>") == 259
     policy = make(llava, bins=3)
     assert policy.config.action_ids == LLAVA_IDS
-    assert action_tokens.Config(bins=3).action_ids == ()  # nothing is fetched for settings
+    assert Config(bins=3).action_ids == ()  # nothing is fetched for settings
     with pytest.raises(ValueError, match=r"bins 300 is outside the allowed range 2, ..., 256"):
         make(llava, bins=300)
 
@@ -550,7 +551,7 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        action_tokens.Config(**settings)
+        Config(**settings)
 
 
 def test_a_moved_policy_reads_new_instructions(llava: Path, tmp_path: Path):

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from vla_rl.policies._lerobot.config import Config
+
 pytest.importorskip("lerobot")
 
 from tests.policies.test_policies import (
@@ -168,7 +170,7 @@ def batch_of(obs: Any, words: list[str], spaces: Spaces = SPACES) -> dict[str, A
 
 
 def loaded(folder: Path, spaces: Spaces = SPACES, **settings: Any) -> lerobot.Policy:
-    config = lerobot.Config(model=str(folder), text="hash", **{"chunk": CHUNK, **settings})
+    config = Config(model=str(folder), text="hash", **{"chunk": CHUNK, **settings})
     torch.manual_seed(0)  # of what LeRobot has not: the critic and the scale
     policy = lerobot.Policy(config, spaces)
     policy.remember(SENTENCES)
@@ -436,7 +438,7 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     if settings["kind"] == "diffusion":
         settings = {"options": DIFFUSION, **settings}
     with pytest.raises(ValueError, match=message):
-        lerobot.Policy(lerobot.Config(text="hash", **{"chunk": CHUNK, **settings}), SPACES)
+        lerobot.Policy(Config(text="hash", **{"chunk": CHUNK, **settings}), SPACES)
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from vla_rl.policies import pi0, tiny, vla
 from vla_rl.policies._backbones import packaged_weights
 from vla_rl.policies._context import text_encoders
 from vla_rl.policy import PolicyBase, load_policy
-from vla_rl.stages import run
+from vla_rl.stages.setup import new_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
 
 SPACES = Spaces(views=("front", "wrist"), image_size=16, state_dim=3, action_dim=2)
@@ -593,9 +593,9 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
 def test_a_setting_of_another_head_is_refused(head: str, settings: dict[str, Any]) -> None:
     name = next(iter(settings))
     with pytest.raises(ValueError, match=f"{name} .* is a setting of .*head '{head}' does not"):
-        run.new_policy("tiny", tiny.Config(head=head, **settings), SPACES, 0, "cpu")
+        new_policy("tiny", tiny.Config(head=head, **settings), SPACES, 0, "cpu")
     # A run from fresh weights sets it unasked.
-    assert run.new_policy("tiny", tiny.Config(head=head, std=0.5), SPACES, 0, "cpu").chunk
+    assert new_policy("tiny", tiny.Config(head=head, std=0.5), SPACES, 0, "cpu").chunk
 
 
 def test_settings_out_of_use_do_not_spoil_a_saved_policy(tmp_path: Path) -> None:

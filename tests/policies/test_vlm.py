@@ -26,7 +26,7 @@ from vla_rl.policies._vlm import inputs as vlm_inputs
 from vla_rl.policies._vlm import network as vlm_network
 from vla_rl.policy import load_policy
 from vla_rl.rollout.policy_worker import PolicyRecipe
-from vla_rl.stages import run
+from vla_rl.stages.setup import new_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
 
 SPACES = Spaces(views=("front", "wrist"), image_size=64, state_dim=3, action_dim=2)
@@ -387,7 +387,7 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", [{"vlm_tokens": "all"}, {"attention": "eager"}])
 def test_settings_of_a_vision_language_model_need_one(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is a setting of a vision-language model"):
-        run.new_policy("vla", vla.Config(**setting), SPACES, 0, "cpu")
+        new_policy("vla", vla.Config(**setting), SPACES, 0, "cpu")
 
 
 # ---------------------------------------------------------------------- the model out of packages

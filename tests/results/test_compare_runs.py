@@ -21,7 +21,7 @@ from vla_rl.results.aggregate import (
 )
 from vla_rl.results.curves import draw
 from vla_rl.results.evaluation import EvalResult, TaskResult
-from vla_rl.results.run_folders import Run, group, read_run
+from vla_rl.results.run_folders import FinishedRun, group, read_run
 
 TASKS = ("push", "throw")
 
@@ -66,11 +66,11 @@ def evaluated(folder: Path, solved: int, protocol: str = "custom:toys") -> Path:
     return folder
 
 
-def run_of(env_steps: list[float], **success: list[float]) -> Run:
+def run_of(env_steps: list[float], **success: list[float]) -> FinishedRun:
     horizons: dict[str, Any] = dict.fromkeys(success, 50)
     curves = {task: np.array(values, float) for task, values in success.items()}
     inputs: dict[str, str] = {}
-    return Run(
+    return FinishedRun(
         *(Path("a"), "loop", 0, "toys", horizons, {}, inputs),
         *(np.array(env_steps, float), curves, {}, None),
     )

@@ -7,12 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_rl.results.evaluation import (
+from vla_rl.results.evaluation import EvalResult, TaskResult, compare, comparison_rows
+from vla_rl.results.intervals import (
     Estimate,
-    EvalResult,
-    TaskResult,
-    compare,
-    comparison_rows,
     mean_interval,
     mean_over_tasks,
     mean_paired_difference,

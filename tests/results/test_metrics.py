@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vla_rl.results.metrics import MetricsWriter, Progress, read_metrics
+from vla_rl.results.metrics import MetricsWriter, read_metrics
+from vla_rl.stages.progress import Progress
 
 
 def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:

@@ -10,16 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vla_rl.results import page
+from vla_rl.results import plots
 from vla_rl.results.evaluation import EvalResult, TaskResult
-from vla_rl.results.page import (
-    Clip,
-    Summary,
-    before_after_video,
-    learning_curve,
-    smooth,
-    summary_page,
-)
+from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.plots import learning_curve, smooth
+from vla_rl.results.video import Clip, before_after_video
 
 
 def result(rates: dict[str, float], protocol: str = "custom:toys") -> EvalResult:
@@ -78,7 +73,7 @@ def test_evaluations_during_training_are_open_marks(
     for row in (rows[4], rows[8]):
         row |= {"validation/success": 0.5} | {f"validation/success/{name}": 0.25 for name in names}
     figures: list[Any] = []
-    monkeypatch.setattr(page, "FigureCanvasAgg", figures.append)
+    monkeypatch.setattr(plots, "FigureCanvasAgg", figures.append)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_: None)
     learning_curve(rows, None, None, tmp_path / "curve.png")
     before, middle, _ = figures[0].axes

@@ -12,7 +12,6 @@ import torch
 from tests.helpers import make_policy, play_groups
 from tests.user_code import two_states
 from vla_rl import plugins
-from vla_rl.config import World
 from vla_rl.curricula import uniform
 from vla_rl.episode_end import EpisodeEnd, Reward, end_of, rewarded
 from vla_rl.learning.learner import Learner, LearnerConfig
@@ -22,9 +21,11 @@ from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import AnchorConfig
-from vla_rl.stages import run
+from vla_rl.stages.setup import rewards_named
+from vla_rl.stages.train import Recipe, end_of_episodes
 from vla_rl.train import Loop, TrainConfig
 from vla_rl.types import Timing
+from vla_rl.world import World
 
 SUM = EpisodeEnd()  # of an algorithm that adds up rewards
 HALF = EpisodeEnd(gamma=0.5)
@@ -175,7 +176,7 @@ def test_rewards_add_up(template):
 
 def rule(*names, ends=True, critic=True, gamma=0.99, limit="auto", decisions=None):
     decisions = critic if decisions is None else decisions
-    return end_of(run.rewards_named(names), ends, critic, decisions, gamma, limit)
+    return end_of(rewards_named(names), ends, critic, decisions, gamma, limit)
 
 
 @pytest.mark.parametrize("names", [("sparse",), ("speed",), ("subgoals",), ("sparse", "overlong")])
@@ -239,16 +240,16 @@ def learned(algorithm, rewards, ends, time_limit="auto", iterations=8, horizon=3
     with torch.no_grad():
         policy.head.trunk[-1].bias.fill_(-0.3)  # finishes in about a quarter of its decisions
     config = TrainConfig(iterations=iterations, episodes_per_iteration=32, time_limit=time_limit)
-    recipe = run.Recipe(
+    recipe = Recipe(
         algorithm=algorithm,
         anchor=AnchorConfig(),
         curriculum=uniform.Curriculum(world.resolved(), 0),
-        rewards=run.rewards_named(rewards),
+        rewards=rewards_named(rewards),
         learner=LearnerConfig(lr=3e-3, critic_lr=1e-2, warmup_steps=0),
         train=config,
         seed=0,
     )
-    end = run.end_of_episodes(recipe, world)
+    end = end_of_episodes(recipe, world)
     learner = Learner(policy, recipe.learner, algorithm.trains)
     tasks = world.resolved()
     loop = Loop(

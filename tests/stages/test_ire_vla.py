@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import cli
-from vla_rl.config import read_world
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import Learner, LearnerConfig
@@ -31,9 +30,10 @@ from vla_rl.rollout.play import PlaySettings
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import DemoAnchor
 from vla_rl.stages import ire_vla
-from vla_rl.stages import run as stages
+from vla_rl.stages import train as stages_train
 from vla_rl.stages.successes import Successes
 from vla_rl.types import EpisodeSpec, Observation, RolloutBatch, Trajectory, seed_for
+from vla_rl.world import read_world
 
 TASKS = ("red", "green")
 SHORT = (
@@ -278,7 +278,7 @@ def test_an_anchor_holds_on_to_all_demonstrations(demos, clone, tmp_path, monkey
         held.append((data.sentences, len(data)))
         return DemoAnchor(policy, data, *rest)
 
-    monkeypatch.setattr(stages, "DemoAnchor", noted)
+    monkeypatch.setattr(stages_train, "DemoAnchor", noted)
     words = ("--policy", clone, "--demos", demos, "--tasks", "blue", "--anchor.coef", "1")
     assert vla_rl("ire-vla", *words, *SHORT, "--out", tmp_path / "out") == 0
     recorded = DemoSet.open(demos).load()

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.helpers import WORLD, make_policy
-from vla_rl import cli
+from vla_rl import cli, plugins
 from vla_rl.commands._tables import show_comparison, show_evaluation
-from vla_rl.config import World
-from vla_rl.envs import franka_kitchen, point_reach
+from vla_rl.envs import point_reach
+from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.evaluate import EvalConfig, evaluate, resolve, shorter_horizons
 from vla_rl.policies import tiny
 from vla_rl.results.evaluation import EvalResult, TaskResult, paired_horizons, within
@@ -24,6 +24,7 @@ from vla_rl.rollout.slots import SlotPool
 from vla_rl.stages import run
 from vla_rl.stages.report import within_training
 from vla_rl.types import Timing
+from vla_rl.world import World
 
 ID = "custom:toys:4x{}steps:image_size=64:{}tasks-abcd"
 
@@ -159,13 +160,13 @@ def test_protocols_and_horizons_that_do_not_go_together():
 
 
 def test_where_success_does_not_end_an_episode_only_one_horizon_is_told():
-    cheetah = run.plugins.load("envs", "gym:HalfCheetah-v5")
+    cheetah = plugins.load("envs", "gym:HalfCheetah-v5")
     settings = cheetah.Settings(image=("none",), success="return>=100", success_ends=False)
     world = World("gym:HalfCheetah-v5", ("HalfCheetah-v5",), (200,), settings)
     assert shorter_horizons(world, EvalConfig(max_steps=400)) == ()
     with pytest.raises(ValueError, match="does not end an episode here"):
         resolve(world, EvalConfig(also_within=(100,)))
-    sequence = World("franka_kitchen", ("kitchen-burners",), (100,), franka_kitchen.Settings())
+    sequence = World("franka_kitchen", ("kitchen-burners",), (100,), Settings())
     assert shorter_horizons(sequence, EvalConfig(max_steps=200)) == ()
     with pytest.raises(ValueError, match="parts of kitchen-burners were completed is not kept"):
         resolve(sequence, EvalConfig(also_within=(50,)))

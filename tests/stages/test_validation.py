@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 
 from tests.helpers import fit, make_policy
 from vla_rl import cli
-from vla_rl.config import World
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.evaluate import EvalConfig, evaluate
@@ -25,9 +24,12 @@ from vla_rl.results.run_folders import kept
 from vla_rl.rollout.collector import Collector, RolloutConfig
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import SFTConfig
-from vla_rl.stages import run as stages
+from vla_rl.stages import train as stages_train
+from vla_rl.stages.run import save_policy
+from vla_rl.stages.train import save_checkpoint
 from vla_rl.stages.validation import Validation
 from vla_rl.train import TrainConfig
+from vla_rl.world import World
 
 # ------------------------------------------------------------------------------------ by hand
 
@@ -160,7 +162,7 @@ def clone(tmp_path_factory):
     data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 60)], policy.chunk)
     fit(policy, data, SFTConfig(steps=200, image_shift=0))
     folder = tmp_path_factory.mktemp("validation") / "policy"
-    stages.save_policy(policy, RED, folder)
+    save_policy(policy, RED, folder)
     return folder
 
 
@@ -232,26 +234,26 @@ class Killed(BaseException):
 
 def before_the_checkpoint(monkeypatch, iteration):
     """Kill when the checkpoint of an iteration would be written."""
-    save = stages.save_checkpoint
+    save = save_checkpoint
 
     def dying(run, loop, validation):
         if loop.iteration == iteration:
             raise Killed
         save(run, loop, validation)
 
-    monkeypatch.setattr(stages, "save_checkpoint", dying)
+    monkeypatch.setattr(stages_train, "save_checkpoint", dying)
 
 
 def before_the_best_is_kept(monkeypatch, iteration):
     """Kill when the policy of an iteration would be written as the best."""
-    save = stages.save_policy
+    save = save_policy
 
     def dying(policy, world, folder, validation=None):
         if validation is not None and validation["iteration"] == iteration:
             raise Killed
         save(policy, world, folder, validation)
 
-    monkeypatch.setattr(stages, "save_policy", dying)
+    monkeypatch.setattr(stages_train, "save_policy", dying)
 
 
 @pytest.mark.parametrize("kill", [before_the_checkpoint, before_the_best_is_kept])

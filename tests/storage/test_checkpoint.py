@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from vla_rl.storage import checkpoint
+from vla_rl.storage.files import free_space_check, write_json
+from vla_rl.storage.state import capture_rng, restore_rng
 
 torch.set_num_threads(1)
 
@@ -180,7 +182,7 @@ COMMON = """
 import os, resource, signal, sys, time, warnings
 from pathlib import Path
 import torch
-from vla_rl import checkpoint
+from vla_rl.storage import checkpoint
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
 def save(step, policy_bytes=10**6, numbers=10**5):
@@ -264,14 +266,14 @@ def test_free_space_is_checked_with_both_figures(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    checkpoint.free_space_check(tmp_path / "not" / "there", 3_000_000)
+    free_space_check(tmp_path / "not" / "there", 3_000_000)
     with pytest.raises(OSError, match=r"needs 5.0 MB but only 3.0 MB are free"):
-        checkpoint.free_space_check(tmp_path / "not" / "there", 5_000_000)
+        free_space_check(tmp_path / "not" / "there", 5_000_000)
 
 
 def test_write_json_replaces_whole_files(tmp_path: Path) -> None:
-    checkpoint.write_json(tmp_path / "config.json", {"lr": 1e-4})
-    checkpoint.write_json(tmp_path / "config.json", {"lr": 3e-4})
+    write_json(tmp_path / "config.json", {"lr": 1e-4})
+    write_json(tmp_path / "config.json", {"lr": 3e-4})
     assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 3e-4}
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
@@ -361,34 +363,34 @@ def test_random_generators_go_on_where_they_were() -> None:
         "mine": torch.Generator().manual_seed(1),
     }
     draw(**generators)
-    state = json.loads(json.dumps(checkpoint.capture_rng(generators)))
+    state = json.loads(json.dumps(capture_rng(generators)))
     expected = draw(**generators)
     fresh: dict[str, Any] = {
         "own": np.random.default_rng(9),
         "philox": np.random.Generator(np.random.Philox(9)),
         "mine": torch.Generator(),
     }
-    checkpoint.restore_rng(state, fresh)
+    restore_rng(state, fresh)
     assert draw(**fresh) == expected
 
 
 def test_generators_of_other_names_are_refused() -> None:
-    state = checkpoint.capture_rng({"own": np.random.default_rng(0)})
+    state = capture_rng({"own": np.random.default_rng(0)})
     with pytest.raises(ValueError, match=r"\['other'\] were given, saved were \['own'\]"):
-        checkpoint.restore_rng(state, {"other": np.random.default_rng(0)})
+        restore_rng(state, {"other": np.random.default_rng(0)})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_generators_go_on_where_they_were() -> None:
-    state = json.loads(json.dumps(checkpoint.capture_rng()))
+    state = json.loads(json.dumps(capture_rng()))
     expected = torch.rand(3, device="cuda").tolist()
-    checkpoint.restore_rng(state)
+    restore_rng(state)
     assert torch.rand(3, device="cuda").tolist() == expected
 
 
 def test_a_state_saved_with_more_gpus_warns() -> None:
-    state = checkpoint.capture_rng()
+    state = capture_rng()
     state["cuda"] = state["cuda"] + [state["torch"]]
     with pytest.warns(UserWarning, match="noise drawn on GPUs will differ"):
-        checkpoint.restore_rng(state)
+        restore_rng(state)

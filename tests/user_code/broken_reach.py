@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from vla_rl.envs import point_reach
 from vla_rl.envs.point_reach import PointReach, PointState
-from vla_rl.sim import Outcome
-from vla_rl.types import Expert, Floats, Observation, Spaces, Task
+from vla_rl.sim import Expert, Outcome
+from vla_rl.types import Floats, Observation, Spaces, Task
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from vla_rl.envs import point_reach
 from vla_rl.envs.point_reach import PointReach, Settings, spaces
-from vla_rl.types import Expert, Observation, Task
+from vla_rl.sim import Expert
+from vla_rl.types import Observation, Task
 
 __all__ = ["SPLITS", "VARIANTS", "Settings", "expert", "make", "spaces", "tasks"]
 

@@ -7,16 +7,18 @@ settings are the fields of a dataclass of the plug-in, so the named plug-ins are
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, Field, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from vla_rl import plugins
-from vla_rl.config import World, from_json, read_world, specialise
+from vla_rl.config import from_json
+from vla_rl.world import World, read_world
 
 T = TypeVar("T")
 
@@ -145,3 +147,18 @@ def _given_default(field: Field[Any], settings: type) -> Any:
     known = {field.name for field in fields(settings)}
     changed = {name: value for name, value in vars(default).items() if value != usual[name]}
     return settings(**{name: value for name, value in changed.items() if name in known})
+
+
+def specialise(base: type[T], **changes: tuple[Any, Any]) -> type[T]:
+    """A dataclass like ``base`` in which the named fields have other types and defaults.
+
+    That is how ``--help`` shows the options of the algorithm, suite or policy that was named.
+    """
+    made = [(name, kind, field(default=value)) for name, (kind, value) in changes.items()]
+    return dataclasses.make_dataclass(
+        base.__name__,
+        made,
+        bases=(base,),
+        frozen=True,
+        namespace={"__doc__": base.__doc__, "__module__": base.__module__},
+    )

@@ -10,17 +10,14 @@ from rich.table import Table
 
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.results.evaluation import (
-    Estimate,
     EvalResult,
-    PairedDifference,
     TaskResult,
     compare,
     comparison_rows,
-    estimate,
-    mean_over_tasks,
     paired_horizons,
     within,
 )
+from vla_rl.results.intervals import Estimate, PairedDifference, estimate, mean_over_tasks
 from vla_rl.results.run_folders import kept
 
 MEDIAN = "steps when solved (median)"

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vla_rl.config import World
 from vla_rl.contract.suite import Subject, examine
 from vla_rl.types import Check
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)

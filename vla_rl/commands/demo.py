@@ -11,7 +11,6 @@ import torch
 
 from vla_rl.algorithms.dapo import Algorithm as DAPO
 from vla_rl.commands._tables import show_comparison, show_kept
-from vla_rl.config import World
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.learning.held_out import held_out
@@ -23,9 +22,21 @@ from vla_rl.rollout.collector import Collector, RolloutConfig
 from vla_rl.rollout.crew import cores
 from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.stages import report
-from vla_rl.stages import run as stages
+from vla_rl.stages.evaluate import evaluate_stage
+from vla_rl.stages.record import episodes_by_task, new_demos, record_stage
+from vla_rl.stages.run import RunFolder, new_run, save_policy
+from vla_rl.stages.setup import (
+    checked_spaces,
+    curriculum_named,
+    new_policy,
+    open_collector,
+    rewards_named,
+)
+from vla_rl.stages.sft import sft_stage
+from vla_rl.stages.train import Recipe, check_recipe, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import EpisodeSpec
+from vla_rl.world import World
 
 ENV_STEPS = 450_000  # what two cores do in the minutes; a faster machine is done sooner
 STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
@@ -80,29 +91,29 @@ class Command:
     def run(self) -> int:
         """Run every stage and write the report."""
         began = time.perf_counter()
-        spaces = stages.checked_spaces(self.world)
-        counts = stages.episodes_by_task(self.world, self.demos)
+        spaces = checked_spaces(self.world)
+        counts = episodes_by_task(self.world, self.demos)
         self._check_validation(counts)
         resolve(self.world, self.eval)
-        recipe = stages.Recipe(
+        recipe = Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
-            curriculum=stages.curriculum_named(self.curriculum, self.world, self.seed),
-            rewards=stages.rewards_named(self.rewards),
+            curriculum=curriculum_named(self.curriculum, self.world, self.seed),
+            rewards=rewards_named(self.rewards),
             learner=self.learner,
             train=self.train,
             seed=self.seed,
         )
-        clone = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
-        stages.check_recipe(recipe, clone, self.world)
-        run = stages.new_run(self.out, self, self.resume)
-        with stages.open_collector(self.world, self.rollout, clone) as collector:
+        clone = new_policy(self.network, self.net, spaces, self.seed, self.device)
+        check_recipe(recipe, clone, self.world)
+        run = new_run(self.out, self, self.resume)
+        with open_collector(self.world, self.rollout, clone) as collector:
             demos = self._record(run, collector, counts)
             clone = self._clone(run, clone, demos)
             before = self._evaluate(run, collector, clone, "before")
             policy = load_policy(run.folder / "sft" / "policy", spaces).to(device_of(clone))
-            stages.improve_stage(run, collector, policy, self.world, recipe, demos, self.resume)
-            stages.save_policy(policy, self.world, run.folder / "policy")
+            train_stage(run, collector, policy, self.world, recipe, demos, self.resume)
+            save_policy(policy, self.world, run.folder / "policy")
             after = self._evaluate(run, collector, policy, "after")
             video = report.film(run, collector, self.world, (clone, policy), before, after)
         minutes = (time.perf_counter() - began) / 60
@@ -122,35 +133,35 @@ class Command:
         ]
         held_out(starts, self.sft.validation_share, self.seed)
 
-    def _record(self, run: stages.Run, collector: Collector, counts: list[int]) -> DemoSet:
+    def _record(self, run: RunFolder, collector: Collector, counts: list[int]) -> DemoSet:
         folder = run.folder / "demos"
-        demos = stages.new_demos(folder, self.world, append=True)
+        demos = new_demos(folder, self.world, append=True)
         if not len(demos):
             first = STARTS_PER_SEED * self.seed
             # The experts take the time they need; the horizon is for the policy.
             unhurried = replace(self.world, max_steps=None)
-            stages.record_stage(collector, demos, unhurried, counts, first)
+            record_stage(collector, demos, unhurried, counts, first)
         return demos
 
-    def _clone(self, run: stages.Run, policy: PolicyBase, demos: DemoSet) -> PolicyBase:
-        cloning = stages.Run(run.folder / "sft", run.metrics)
+    def _clone(self, run: RunFolder, policy: PolicyBase, demos: DemoSet) -> PolicyBase:
+        cloning = RunFolder(run.folder / "sft", run.metrics)
         folder = cloning.folder / "policy"
         if folder.exists():
             return load_policy(folder, policy.spaces).to(device_of(policy))
-        stages.clone_stage(cloning, policy, demos, self.world, self.sft, self.seed, self.resume)
+        sft_stage(cloning, policy, demos, self.world, self.sft, self.seed, self.resume)
         # Acts from now on as it will during RL: with a frozen backbone.
         policy.freeze({"vlm"})
-        stages.save_policy(policy, self.world, folder)
+        save_policy(policy, self.world, folder)
         return policy
 
     def _evaluate(
-        self, run: stages.Run, collector: Collector, policy: PolicyBase, when: str
+        self, run: RunFolder, collector: Collector, policy: PolicyBase, when: str
     ) -> EvalResult:
         path = run.folder / f"eval_{when}.json"
         if path.exists() and when == "before":
             return EvalResult.from_json(path.read_text())
         title = f"evaluate {when} RL"
-        result, _ = stages.evaluate_stage(collector, policy, self.world, self.eval, title)
+        result, _ = evaluate_stage(collector, policy, self.world, self.eval, title)
         path.write_text(result.to_json())
         return result
 
@@ -159,7 +170,7 @@ class Command:
         return {
             "tasks": ", ".join(
                 f"{t.id} ({n} demonstrations)"
-                for t, n in zip(tasks, stages.episodes_by_task(self.world, self.demos), strict=True)
+                for t, n in zip(tasks, episodes_by_task(self.world, self.demos), strict=True)
             ),
             "horizon of training": ", ".join(str(t.max_steps) for t in tasks)
             + " environment steps",

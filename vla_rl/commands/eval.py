@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.commands._tables import show_evaluation
-from vla_rl.config import World
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.results.protocol_id import shortest
 from vla_rl.results.run_folders import BEST
 from vla_rl.rollout.collector import RolloutConfig
-from vla_rl.stages import run
+from vla_rl.stages.evaluate import evaluate_stage
+from vla_rl.stages.setup import checked_spaces, new_policy, open_collector, pick_device
 from vla_rl.types import Spaces
+from vla_rl.world import World
 
 DEFAULT_NETWORK = "vla"
 
@@ -46,13 +47,13 @@ class Command:
     def run(self) -> int:
         """Evaluate, print the table and write the result."""
         _, protocol = resolve(self.world, self.eval)
-        spaces = run.checked_spaces(self.world)
+        spaces = checked_spaces(self.world)
         policy = self._policy(spaces)
         beside = self.policy.parent if self.policy and self.policy.exists() else Path()
         best = f"_{BEST}" if self.policy and self.policy.name == BEST else ""
         out = self.out or beside / f"{protocol.starts}_{protocol.name}{best}.json"
-        with run.open_collector(self.world, self.rollout, policy) as collector:
-            result, _ = run.evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
+        with open_collector(self.world, self.rollout, policy) as collector:
+            result, _ = evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
         out.write_text(result.to_json())
         show_evaluation(result)
         print(f"written to {out}")
@@ -65,10 +66,10 @@ class Command:
 
     def _policy(self, spaces: Spaces) -> PolicyBase:
         if self.policy is not None:
-            return load_policy(self.policy, spaces).to(run.pick_device(self.device))
+            return load_policy(self.policy, spaces).to(pick_device(self.device))
         if self.network == DEFAULT_NETWORK:
             raise ValueError(
                 "eval needs a policy: --policy FOLDER, or a network that brings weights of its own "
                 "(--network lerobot --net.model FOLDER)"
             )
-        return run.new_policy(self.network, self.net, spaces, seed=0, device=self.device)
+        return new_policy(self.network, self.net, spaces, seed=0, device=self.device)

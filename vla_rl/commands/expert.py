@@ -16,19 +16,22 @@ import tyro
 
 from vla_rl import plugins
 from vla_rl.commands._tables import show_demos, show_evaluation
-from vla_rl.config import World, to_json
+from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve, shorter_horizons
 from vla_rl.experts.state_expert import StateExpert, play
 from vla_rl.experts.training import PPOConfig, SACConfig, Training
 from vla_rl.results.evaluation import EvalResult, TaskResult
-from vla_rl.results.metrics import Progress
 from vla_rl.rollout.slots import record
 from vla_rl.sim import Outcome, SimEnv
-from vla_rl.stages import run as stages
 from vla_rl.stages.interruption import Interruption
+from vla_rl.stages.progress import Progress, Tally
+from vla_rl.stages.record import new_demos
+from vla_rl.stages.run import RunFolder, new_run
+from vla_rl.stages.setup import checked_spaces, renderer
 from vla_rl.storage import checkpoint
 from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,11 @@ class Command:
 
     def run(self) -> int:
         """Train, evaluate and record."""
-        stages.checked_spaces(self.world)
+        checked_spaces(self.world)
         resolve(self.world, self.eval)
         if self.episodes:
-            stages.renderer(self.world)  # or somebody trains for long and then cannot record
-        run = stages.new_run(self.out, self, self.resume)
+            renderer(self.world)  # or somebody trains for long and then cannot record
+        run = new_run(self.out, self, self.resume)
         torch.set_num_threads(1)  # a second one costs these small networks more than it brings
         experts = {task: self._trained(run, task) for task in self.world.resolved()}
         result = self._evaluated(experts)
@@ -86,7 +89,7 @@ class Command:
             show_demos(self._recorded(experts))
         return 0
 
-    def _trained(self, run: stages.Run, task: Task) -> StateExpert:
+    def _trained(self, run: RunFolder, task: Task) -> StateExpert:
         """The expert of a task, trained to its end and saved."""
         config = self.sac if self.algorithm == "sac" else self.ppo
         training = Training(lambda: _simulator(self.world, task), config, self.seed)
@@ -106,7 +109,7 @@ class Command:
 
     def _train(
         self,
-        run: stages.Run,
+        run: RunFolder,
         task: Task,
         training: Training,
         checkpoints: Path,
@@ -139,7 +142,7 @@ class Command:
         seeds = tuple(seed_for(protocol.starts, i) for i in range(protocol.episodes_per_task))
         results: dict[str, TaskResult] = {}
         with Progress("evaluate", len(seeds) * len(experts)) as progress:
-            tally = stages.Tally(progress)
+            tally = Tally(progress)
             for task, expert in zip(world.resolved(), experts.values(), strict=True):
                 env = _simulator(world, task)
                 success, steps, completed = [], [], []
@@ -172,7 +175,7 @@ class Command:
         Raises:
             RuntimeError: If an expert solves next to none of the starts for demonstrations.
         """
-        demos = stages.new_demos(self.out / "demos", self.world, append=self.resume)
+        demos = new_demos(self.out / "demos", self.world, append=self.resume)
         known = {(spec.task.id, spec.seed) for spec in demos.specs()}
         there = Counter(task_id for task_id, _ in known)
         missing = {task: max(0, self.episodes - there[task.id]) for task in experts}

@@ -10,8 +10,8 @@ import tyro
 
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.demos.exchange import formats
-from vla_rl.demos.exchange.folders import require_free
-from vla_rl.results.metrics import Progress
+from vla_rl.stages.progress import Progress
+from vla_rl.storage.files import require_free
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 
 from vla_rl.algorithms.ppo import Algorithm as PPO
-from vla_rl.config import World, read_world
 from vla_rl.learning.held_out import held_out
 from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policy import load_policy
@@ -17,7 +16,17 @@ from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.stages import run
 from vla_rl.stages.ire_vla import METHODS, IReVLAConfig, Procedure
+from vla_rl.stages.record import fitting_demos
+from vla_rl.stages.setup import (
+    checked_spaces,
+    curriculum_named,
+    open_collector,
+    pick_device,
+    rewards_named,
+)
+from vla_rl.stages.train import Recipe, check_recipe, required_demos
 from vla_rl.train import TrainConfig
+from vla_rl.world import World, read_world
 
 
 @dataclass(frozen=True)
@@ -67,28 +76,28 @@ class Command:
     def run(self) -> int:
         """Both stages for every task, and save."""
         learner = self._learner()
-        spaces = run.checked_spaces(self.world)
-        run.rewards_named(self.rewards)
-        demos = run.fitting_demos(self.demos, self.world)
+        spaces = checked_spaces(self.world)
+        rewards_named(self.rewards)
+        demos = fitting_demos(self.demos, self.world)
         held_out(demos.specs(), self.sft.validation_share, self.seed)
         if self.anchor.coef > 0:
-            run.required_demos(demos, self.anchor)
-        policy = load_policy(self.policy, spaces).to(run.pick_device(self.device))
+            required_demos(demos, self.anchor)
+        policy = load_policy(self.policy, spaces).to(pick_device(self.device))
 
-        def recipe(world: World, seed: int) -> run.Recipe:
-            return run.Recipe(
+        def recipe(world: World, seed: int) -> Recipe:
+            return Recipe(
                 algorithm=self.algo,
                 anchor=self.anchor,
-                curriculum=run.curriculum_named(self.curriculum, world, seed),
-                rewards=run.rewards_named(self.rewards),
+                curriculum=curriculum_named(self.curriculum, world, seed),
+                rewards=rewards_named(self.rewards),
                 learner=learner,
                 train=self.train,
                 seed=seed,
             )
 
-        run.check_recipe(recipe(self.world, self.seed), policy, self.world)
+        check_recipe(recipe(self.world, self.seed), policy, self.world)
         run.new_folder(self.out, self, self.resume)
-        with run.open_collector(self.world, self.rollout, policy) as collector:
+        with open_collector(self.world, self.rollout, policy) as collector:
             procedure = Procedure(
                 folder=self.out,
                 collector=collector,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vla_rl.commands._tables import show_demos
-from vla_rl.config import World
 from vla_rl.rollout.collector import RolloutConfig
-from vla_rl.stages import run
+from vla_rl.stages.record import episodes_by_task, new_demos, record_stage
+from vla_rl.stages.setup import checked_spaces, open_collector
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Command:
 
     def run(self) -> int:
         """Record and print what was recorded."""
-        counts = run.episodes_by_task(self.world, self.episodes)
-        run.checked_spaces(self.world)
-        demos = run.new_demos(self.out, self.world, self.append)
-        with run.open_collector(self.world, self.rollout, None) as collector:
-            run.record_stage(collector, demos, self.world, counts, self.first)
+        counts = episodes_by_task(self.world, self.episodes)
+        checked_spaces(self.world)
+        demos = new_demos(self.out, self.world, self.append)
+        with open_collector(self.world, self.rollout, None) as collector:
+            record_stage(collector, demos, self.world, counts, self.first)
         show_demos(demos)
         return 0

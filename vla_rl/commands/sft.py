@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_rl.config import World
 from vla_rl.sft import SFTConfig
-from vla_rl.stages import run as stages
+from vla_rl.stages.record import fitting_demos
+from vla_rl.stages.run import new_run, save_policy
+from vla_rl.stages.setup import checked_spaces, new_policy
+from vla_rl.stages.sft import check_demos, sft_stage
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class Command:
 
     def run(self) -> int:
         """Clone and save."""
-        spaces = stages.checked_spaces(self.world)
-        demos = stages.fitting_demos(self.demos, self.world)
-        stages.check_demos(demos, self.world, self.sft, self.seed)
-        policy = stages.new_policy(self.network, self.net, spaces, self.seed, self.device)
-        run = stages.new_run(self.out, self, self.resume)
-        stages.clone_stage(run, policy, demos, self.world, self.sft, self.seed, self.resume)
-        stages.save_policy(policy, self.world, run.folder / "policy")
+        spaces = checked_spaces(self.world)
+        demos = fitting_demos(self.demos, self.world)
+        check_demos(demos, self.world, self.sft, self.seed)
+        policy = new_policy(self.network, self.net, spaces, self.seed, self.device)
+        run = new_run(self.out, self, self.resume)
+        sft_stage(run, policy, demos, self.world, self.sft, self.seed, self.resume)
+        save_policy(policy, self.world, run.folder / "policy")
         print(f"policy written to {run.folder / 'policy'}")
         return 0

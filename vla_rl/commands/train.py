@@ -7,16 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.commands._tables import show_kept
-from vla_rl.config import World
 from vla_rl.learning.distributed import join
 from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.sft import AnchorConfig
-from vla_rl.stages import run as stages
+from vla_rl.stages.record import fitting_demos
+from vla_rl.stages.run import new_run, save_policy
+from vla_rl.stages.setup import (
+    checked_spaces,
+    curriculum_named,
+    meet_states,
+    new_policy,
+    open_collector,
+    pick_device,
+    rewards_named,
+)
+from vla_rl.stages.train import Recipe, check_recipe, required_demos, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import Spaces
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)
@@ -63,34 +74,34 @@ class Command:
 
     def run(self) -> int:
         """Train, with checkpoints, and save."""
-        spaces = stages.checked_spaces(self.world)
-        recipe = stages.Recipe(
+        spaces = checked_spaces(self.world)
+        recipe = Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
-            curriculum=stages.curriculum_named(self.curriculum, self.world, self.seed),
-            rewards=stages.rewards_named(self.rewards),
+            curriculum=curriculum_named(self.curriculum, self.world, self.seed),
+            rewards=rewards_named(self.rewards),
             learner=self._learner(),
             train=self.train,
             seed=self.seed,
         )
-        device = stages.pick_device(self.device)
+        device = pick_device(self.device)
         with join(device) as ranks:
             policy = self._start(spaces, device)
-            demos = stages.fitting_demos(self.demos, self.world) if self.demos else None
-            stages.check_recipe(recipe, policy, self.world)
+            demos = fitting_demos(self.demos, self.world) if self.demos else None
+            check_recipe(recipe, policy, self.world)
             if self.anchor.coef > 0:
-                stages.required_demos(demos, self.anchor)
-            run = stages.new_run(self.out, self, self.resume, ranks)
-            with stages.open_collector(self.world, self.rollout, policy, ranks) as collector:
+                required_demos(demos, self.anchor)
+            run = new_run(self.out, self, self.resume, ranks)
+            with open_collector(self.world, self.rollout, policy, ranks) as collector:
                 met = None
                 if self.policy is None:
-                    met = stages.meet_states(collector, policy, self.world, self.seed)
-                stages.improve_stage(
+                    met = meet_states(collector, policy, self.world, self.seed)
+                train_stage(
                     *(run, collector, policy, self.world, recipe, demos, self.resume, ranks),
                     met=met,
                 )
             folder = run.folder / "policy"
-            ranks.only_main(lambda: stages.save_policy(policy, self.world, folder))
+            ranks.only_main(lambda: save_policy(policy, self.world, folder))
             if ranks.is_main:
                 print(f"policy written to {folder}")
                 show_kept(run.folder)
@@ -103,5 +114,5 @@ class Command:
 
     def _start(self, spaces: Spaces, device: str) -> PolicyBase:
         if self.policy is None:
-            return stages.new_policy(self.network, self.net, spaces, self.seed, device)
+            return new_policy(self.network, self.net, spaces, self.seed, device)
         return load_policy(self.policy, spaces).to(device)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from vla_rl.contract.case import Broken, Case, Finding
-from vla_rl.sim import Outcome
-from vla_rl.types import DenseReward, Expert
+from vla_rl.sim import Expert, Outcome
+from vla_rl.types import DenseReward
 
 MOST_LIKELY_A_BONUS = 10
 """A reward of success that is so many times the best one before it is no rate."""

@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import TypeVar
 
 from vla_rl import plugins
-from vla_rl.config import World, from_json, to_json
+from vla_rl.config import from_json, to_json
 from vla_rl.contract import environment, outcomes, repeats
 from vla_rl.contract.case import Broken, Case, Finding
 from vla_rl.types import Check, EpisodeSpec, Spaces, Task
+from vla_rl.world import World
 
 MOST_SUBGOALS = 62
 """``Outcome.completed`` has one bit for each, in a signed integer of 64."""
@@ -146,9 +147,7 @@ def names(subject: Subject) -> Finding:
     try:
         module = subject.module
     except ValueError as error:
-        raise Broken(
-            str(error), "vla_rl.types.Suite says what each of the names must be"
-        ) from error
+        raise Broken(str(error), "vla_rl.sim.Suite says what each of the names must be") from error
     declared, tasks = module.spaces(subject.settings()), module.tasks()
     if not isinstance(declared, Spaces):
         raise Broken(f"spaces() gave a {type(declared).__name__}", "return vla_rl.types.Spaces")

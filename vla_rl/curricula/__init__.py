@@ -1,1 +1,24 @@
-"""Curricula: which starts to practise on."""
+"""Curricula: which starts to practise on. Each file defines a class ``Curriculum``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from vla_rl.types import EpisodeSpec, Group
+
+
+class Curriculum(Protocol):
+    """Chooses which starts to practise on."""
+
+    def sample(self, count: int) -> list[EpisodeSpec]:
+        """Draw ``count`` starts, one per group."""
+
+    def update(self, groups: Iterable[Group]) -> None:
+        """Learn from the outcome of the groups that were played."""
+
+    def state_dict(self) -> dict[str, object]:
+        """JSON-able state for resuming."""
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take over a state written by ``state_dict``."""

@@ -38,7 +38,7 @@ class Curriculum:
     success: dict[str, float] = field(default_factory=dict)
 
     def sample(self, count: int) -> list[EpisodeSpec]:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         rate = np.array([self.success.get(task.id, 0.5) for task in self.tasks])
         weight = self.floor + 4 * rate * (1 - rate)
         # Seeded by the number of starts so far: a resumed run draws what it would have drawn.
@@ -60,11 +60,11 @@ class Curriculum:
             self.success[task] = self.momentum * old + (1 - self.momentum) * rate
 
     def state_dict(self) -> dict[str, object]:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         return {"drawn": self.drawn, "success": dict(self.success)}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         self.drawn = int(str(state["drawn"]))
         success = state["success"]
         assert isinstance(success, dict)

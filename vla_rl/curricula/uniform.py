@@ -22,7 +22,7 @@ class Curriculum:
     drawn: int = 0
 
     def sample(self, count: int) -> list[EpisodeSpec]:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         specs = []
         for _ in range(count):
             task = self.tasks[self.drawn % len(self.tasks)]
@@ -34,11 +34,11 @@ class Curriculum:
         """Outcomes do not matter here."""
 
     def state_dict(self) -> dict[str, object]:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """See :class:`vla_rl.types.Curriculum`."""
+        """See :class:`vla_rl.curricula.Curriculum`."""
         self.drawn = int(str(state["drawn"]))
 
 

@@ -20,10 +20,8 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from numpy.typing import NDArray
 
 from vla_rl.sim import SimEnv
+from vla_rl.storage.files import sync, temporary_folder
 from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
 
 FORMAT = 1
@@ -102,7 +101,7 @@ class DemoSet:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is not empty; choose another folder or open the set there")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path.parent) as temporary:
+        with temporary_folder(path.parent, _TEMPORARY) as temporary:
             _new_storage(temporary / "set", spaces)
             with h5py.File(temporary / "set" / _MAIN, "w", track_order=True):
                 pass  # Minari leaves an empty file, which HDF5 cannot read
@@ -155,7 +154,7 @@ class DemoSet:
         count = len(self)
         self._require_space(count, demonstrations)
         try:
-            with _temporary_folder(self.path) as temporary:
+            with temporary_folder(self.path, _TEMPORARY) as temporary:
                 self._write_and_commit(temporary, count, demonstrations)
         except (OSError, RuntimeError) as error:  # HDF5 reports a failed write as either
             raise OSError(
@@ -177,10 +176,10 @@ class DemoSet:
         headers = self._headers()[:episodes]
         metadata["total_episodes"] = episodes
         metadata["total_steps"] = sum(int(header["total_steps"]) for header in headers)
-        with _temporary_folder(self.path) as temporary:
+        with temporary_folder(self.path, _TEMPORARY) as temporary:
             _write_json(temporary / METADATA_FILE_NAME, metadata)
             os.replace(temporary / METADATA_FILE_NAME, self.path / METADATA_FILE_NAME)
-        _sync(self.path)
+        sync(self.path)
 
     def load(self, tasks: Collection[str] | None = None) -> list[Demonstration]:
         """Read the demonstrations, in the order they were appended.
@@ -310,7 +309,7 @@ class DemoSet:
         """Write the episodes, then their links, then the number of episodes, which commits."""
         part = f"episodes_{count:06d}.hdf5"
         self._write_episodes(temporary / "new", count, demonstrations)
-        _sync(temporary / "new" / _MAIN)
+        sync(temporary / "new" / _MAIN)
         # Until the metadata count them, files and links past the count are leftovers of a kill and
         # are simply written again.
         os.replace(temporary / "new" / _MAIN, self.path / part)
@@ -320,7 +319,7 @@ class DemoSet:
                 del main[leftover]
             for i in range(len(demonstrations)):
                 main[f"episode_{count + i}"] = h5py.ExternalLink(part, f"episode_{i}")
-        _sync(temporary / _MAIN)
+        sync(temporary / _MAIN)
         os.replace(temporary / _MAIN, self.path / _MAIN)
         metadata = self._metadata()
         metadata["total_episodes"] = count + len(demonstrations)
@@ -330,7 +329,7 @@ class DemoSet:
         )
         _write_json(temporary / METADATA_FILE_NAME, metadata)
         os.replace(temporary / METADATA_FILE_NAME, self.path / METADATA_FILE_NAME)
-        _sync(self.path)
+        sync(self.path)
 
     def _write_episodes(
         self, folder: Path, count: int, demonstrations: Sequence[Demonstration]
@@ -468,7 +467,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=1))
-    _sync(file)
+    sync(file)
 
 
 def _json_able(settings: Mapping[str, object]) -> dict[str, object]:
@@ -482,20 +481,3 @@ def _json_able(settings: Mapping[str, object]) -> dict[str, object]:
 def _slug(suite: str) -> str:
     """The suite's name in the letters that Minari allows in a dataset id."""
     return "".join(letter if letter.isalnum() else "_" for letter in suite)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
-    """A folder on the same file system as its parent, removed at the end."""
-    with tempfile.TemporaryDirectory(
-        prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
-    ) as name:
-        yield Path(name)

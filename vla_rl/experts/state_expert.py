@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vla_rl.plugins import unknown
-from vla_rl.sim import Outcome, SimEnv
-from vla_rl.types import Expert, Floats
+from vla_rl.sim import Expert, Outcome, SimEnv
+from vla_rl.types import Floats
 
 CLIP = 10.0
 """Largest absolute value of the normalised state, in training and after."""
@@ -33,7 +33,7 @@ _OUTPUT: dict[str, Callable[[Floats], Floats]] = {
 
 @dataclass(frozen=True)
 class StateExpert:
-    """The mean action of a trained network; an :data:`~vla_rl.types.Expert`.
+    """The mean action of a trained network; an :data:`~vla_rl.sim.Expert`.
 
     Attributes:
         algorithm: What trained it, ``"sac"`` or ``"ppo"``; says how layers are joined.

@@ -19,8 +19,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from vla_rl.results.evaluation import CONFIDENCE, mean_interval
-from vla_rl.results.run_folders import ALL, Numbers, Run
+from vla_rl.results.intervals import CONFIDENCE, mean_interval
+from vla_rl.results.run_folders import ALL, FinishedRun, Numbers
 
 RESAMPLES = 2000
 POINTS = 100
@@ -164,7 +164,9 @@ class Summary:
         return float(iqm(self.reached)) if self.reached else None
 
 
-def summarise(groups: Mapping[str, Sequence[Run]], window: int, threshold: float) -> list[Summary]:
+def summarise(
+    groups: Mapping[str, Sequence[FinishedRun]], window: int, threshold: float
+) -> list[Summary]:
     """Curves and numbers of every label, on environment steps that all the runs took.
 
     Args:
@@ -189,13 +191,13 @@ def summarise(groups: Mapping[str, Sequence[Run]], window: int, threshold: float
     ]  # fmt: skip
 
 
-def common_grid(runs: Sequence[Run], points: int = POINTS) -> Numbers:
+def common_grid(runs: Sequence[FinishedRun], points: int = POINTS) -> Numbers:
     """Evenly spaced environment steps from where every run has begun to where the first ends."""
     end = min(run.env_steps[-1] for run in runs)
     return np.linspace(min(max(run.env_steps[0] for run in runs), end), end, points)
 
 
-def align(run: Run, tasks: Sequence[str], grid: Numbers, window: int) -> Numbers:
+def align(run: FinishedRun, tasks: Sequence[str], grid: Numbers, window: int) -> Numbers:
     """Success of one run by task on a grid of environment steps, ``[tasks, points]``.
 
     Each task's success is the trailing mean over the iterations that played it, interpolated
@@ -219,7 +221,7 @@ def align(run: Run, tasks: Sequence[str], grid: Numbers, window: int) -> Numbers
 
 
 def _summary(
-    label: str, runs: Sequence[Run], grid: Numbers, scores: Numbers, threshold: float
+    label: str, runs: Sequence[FinishedRun], grid: Numbers, scores: Numbers, threshold: float
 ) -> Summary:
     low, high = bootstrap_interval(scores) if len(runs) > 1 else (None, None)
     there = [np.flatnonzero(iqm(of_run) >= threshold - 1e-9) for of_run in scores]
@@ -244,7 +246,7 @@ def _mean_score(values: Sequence[float], most: float = float("inf")) -> Score:
     return Score(mean, (max(low, 0.0), min(high, most)))  # t knows no bounds, success has them
 
 
-def _shares(runs: Sequence[Run]) -> dict[str, float]:
+def _shares(runs: Sequence[FinishedRun]) -> dict[str, float]:
     parts = dict.fromkeys(part for run in runs for part in run.seconds)
     sums = {part: sum(run.seconds.get(part, 0.0) for run in runs) for part in parts}
     known = sum(sums.values()) - sums.get("total", 0.0)

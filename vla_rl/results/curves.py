@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from vla_rl.results.aggregate import Curve
-from vla_rl.results.page import PALETTE, PLAYING
+from vla_rl.results.plots import PALETTE, PLAYING
 
 _INK, _MUTED = "#24292F", "#6E7781"
 _STYLES = ("-", "--", ":", "-.")  # tell curves apart once the colours are used up

@@ -34,7 +34,7 @@ _TIME = "time/"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """One run of ``vla-rl train`` or ``vla-rl demo``.
 
     Attributes:
@@ -66,7 +66,7 @@ class Run:
     evaluation: EvalResult | None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """Read a run folder.
 
     Raises:
@@ -89,7 +89,7 @@ def read_run(folder: Path) -> Run:
     skipped = _NOT_SETTINGS | {
         name for name in _INPUTS if name in inputs or found.get(name) is None
     }
-    return Run(
+    return FinishedRun(
         folder=folder,
         algorithm=config["algorithm"],
         seed=config["seed"],
@@ -150,7 +150,7 @@ def _horizons(world: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(tasks, steps, strict=True)) if len(tasks) == len(steps) else {ALL: steps}
 
 
-def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def group(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Runs by label: the algorithm, and whatever else differs between runs of that algorithm.
 
     Where they start from different policies or demonstrations, that is warned about.
@@ -165,7 +165,7 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for name in _INPUTS:
         if len(paths := {run.inputs[name] for run in runs if name in run.inputs}) > 1:
             warnings.warn(f"the runs start from different {name}: {sorted(paths)}", stacklevel=2)
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         label = _label(run, [other for other in runs if other.algorithm == run.algorithm])
         for other in groups.setdefault(label, []):
@@ -178,7 +178,7 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _check_worlds(runs: Sequence[Run]) -> None:
+def _check_worlds(runs: Sequence[FinishedRun]) -> None:
     facts = [
         (run.folder, {"suites": run.suite, "tasks": sorted(run.horizons), "horizons": run.horizons})
         for run in runs
@@ -195,7 +195,7 @@ def _check_worlds(runs: Sequence[Run]) -> None:
                     )
 
 
-def _label(run: Run, peers: Sequence[Run]) -> str:
+def _label(run: FinishedRun, peers: Sequence[FinishedRun]) -> str:
     names = list(dict.fromkeys(name for peer in peers for name in peer.settings))
     if _differs("command", peers):  # what only one command has is said by the command's name
         names = [name for name in names if all(name in peer.settings for peer in peers)]
@@ -207,7 +207,7 @@ def _label(run: Run, peers: Sequence[Run]) -> str:
     return " ".join([run.algorithm, *shown])
 
 
-def _differs(name: str, runs: Sequence[Run]) -> bool:
+def _differs(name: str, runs: Sequence[FinishedRun]) -> bool:
     return len({json.dumps(run.settings.get(name, "unset")) for run in runs}) > 1
 
 

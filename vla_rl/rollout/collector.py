@@ -17,18 +17,11 @@ import torch
 
 from vla_rl import plugins, seeding
 from vla_rl.policy import Policy
-from vla_rl.rollout.crew import (
-    Crew,
-    Job,
-    SimulationWorkerFactory,
-    WorkerFactory,
-    WorkerFailed,
-    WorkerLost,
-    cores,
-)
+from vla_rl.rollout.crew import Crew, Job, WorkerFailed, WorkerLost, cores
 from vla_rl.rollout.play import PlaySettings, play
 from vla_rl.rollout.policy_worker import PolicyRecipe, PolicyWorkerFactory, Published, SharedWeights
 from vla_rl.rollout.served import ServedSimulation, owners
+from vla_rl.rollout.simulation_worker import SimulationWorkerFactory, WorkerFactory
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
 
 PARTS = ("physics", "render", "transfer", "policy")

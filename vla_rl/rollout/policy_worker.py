@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vla_rl.policy import Policy
-from vla_rl.rollout.crew import Beat, SimulationWorker
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
+from vla_rl.rollout.simulation_worker import Beat, SimulationWorker
 from vla_rl.types import EpisodeSpec, Spaces, Timing, Trajectory
 
 _BETWEEN_SIGNS = 0.1

@@ -13,8 +13,9 @@ from typing import cast
 
 import numpy as np
 
-from vla_rl.rollout.crew import Crew, Job, SharedLayout, SharedObservations
+from vla_rl.rollout.crew import Crew, Job
 from vla_rl.rollout.play import Rows
+from vla_rl.rollout.simulation_worker import SharedLayout, SharedObservations
 from vla_rl.rollout.slots import StepResult
 from vla_rl.types import EpisodeSpec, Floats, Observation, Spaces, Timing
 

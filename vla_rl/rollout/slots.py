@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl import plugins
-from vla_rl.sim import Outcome, SimEnv
+from vla_rl.sim import Expert, Outcome, SimEnv
 from vla_rl.types import (
     Arrays,
     Bools,
     Demonstration,
     EpisodeSpec,
-    Expert,
     Floats,
     Observation,
     Spaces,

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from vla_rl import seeding
 from vla_rl.commands._tables import show_kept
-from vla_rl.config import World
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.learning.held_out import split
 from vla_rl.plugins import unknown
@@ -35,9 +34,13 @@ from vla_rl.results.metrics import FILE, MetricsWriter, read_metrics
 from vla_rl.rollout.collector import Collector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.sft import SFTConfig
-from vla_rl.stages import run as stages
+from vla_rl.stages.record import new_demos
+from vla_rl.stages.run import RunFolder, save_policy
+from vla_rl.stages.sft import supervised_stage
 from vla_rl.stages.successes import Successes
+from vla_rl.stages.train import Recipe, train_stage
 from vla_rl.types import Demonstration, Task, Trajectory
+from vla_rl.world import World
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Procedure:
     collector: Collector
     world: World
     demos: DemoSet
-    recipe: Callable[[World, int], stages.Recipe]
+    recipe: Callable[[World, int], Recipe]
     config: IReVLAConfig
     sft: SFTConfig
     seed: int
@@ -138,14 +141,14 @@ class Procedure:
                     if stage == self._reinforce:
                         renew(policy, deviations, self._seed(number))
                     stage(policy, number, task)
-                    stages.save_policy(policy, self._alone(task), done)
+                    save_policy(policy, self._alone(task), done)
         return policy
 
     def _reinforce(self, policy: PolicyBase, number: int, task: Task) -> None:
         """Stage 1."""
         folder, world, seed = self._folder(number, task), self._alone(task), self._seed(number)
         out = folder / "rl"
-        own = stages.new_demos(folder / "successes", world, append=True)
+        own = new_demos(folder / "successes", world, append=True)
         if not (out / "checkpoints").exists():  # else as many are kept as at the checkpoint
             own.truncate(0)
         recipe = self.recipe(world, seed)
@@ -153,8 +156,15 @@ class Procedure:
         executed = self.method.imitates_own and self.config.own_actions == "executed"
         print(f"task {number}, {task.id}: stage 1, reinforcement learning")
         with MetricsWriter(out) as metrics:
-            stages.improve_stage(
-                *(stages.Run(out, metrics), self.collector, policy, world, recipe, self.demos),
+            train_stage(
+                *(
+                    RunFolder(out, metrics),
+                    self.collector,
+                    policy,
+                    world,
+                    recipe,
+                    self.demos,
+                ),
                 resume=True,
                 keeper=keeper if executed else None,
             )
@@ -183,8 +193,8 @@ class Procedure:
         out = self._folder(number, task) / "sft"
         print(f"task {number}, {task.id}: stage 2, supervised learning")
         with MetricsWriter(out) as metrics:
-            run = stages.Run(out, metrics)
-            stages.supervised_stage(run, policy, data, config, seed, resume=True, title="imitate")
+            run = RunFolder(out, metrics)
+            supervised_stage(run, policy, data, config, seed, resume=True, title="imitate")
 
     def _folder(self, number: int, task: Task) -> Path:
         return self.folder / f"{number}_{task.id}"

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl import plugins
-from vla_rl.config import World
 from vla_rl.policy import PolicyBase
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.metrics import read_metrics
-from vla_rl.results.page import Clip, Summary, before_after_video, learning_curve, summary_page
+from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.plots import learning_curve
 from vla_rl.results.run_folders import BEST, kept
+from vla_rl.results.video import Clip, before_after_video
 from vla_rl.rollout.collector import Collector
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.stages.run import Run
+from vla_rl.stages.run import RunFolder
 from vla_rl.types import EpisodeSpec
+from vla_rl.world import World
 
 MOST_FILMED = 6
 EVERY_FRAME = 2  # Meta-World steps 80 times a second; at 20 frames a second this is half speed
 
 
 def film(
-    run_: Run,
+    run_: RunFolder,
     collector: Collector,
     world: World,
     policies: tuple[PolicyBase, PolicyBase],
@@ -78,7 +80,7 @@ def within_training(result: EvalResult, world: World) -> EvalResult:
 
 
 def write_report(
-    run_: Run,
+    run_: RunFolder,
     world: World,
     facts: Mapping[str, str],
     before: EvalResult,

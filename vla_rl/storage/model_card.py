@@ -23,7 +23,8 @@ import huggingface_hub
 from huggingface_hub import ModelCard, ModelCardData
 
 from vla_rl import __version__
-from vla_rl.results.evaluation import Estimate, EvalResult, TaskResult, estimate
+from vla_rl.results.evaluation import EvalResult, TaskResult
+from vla_rl.results.intervals import Estimate, estimate
 from vla_rl.types import SEED_RANGES
 
 LIBRARY = "vla-rl"

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_rl import plugins
-from vla_rl.config import World, to_json, write_world
+from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.demos.exchange.assignment import assigned, starts, told_as_source
-from vla_rl.demos.exchange.folders import appearing
 from vla_rl.demos.exchange.source import Bounds, Played, Source, found_keys
+from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
+from vla_rl.world import World, write_world
 
 _BATCH_BYTES = 2**28  # what is held in memory before it is appended to the set
 _ROUNDING = 1e-5  # actions this far outside [-1, 1] are the bounds themselves

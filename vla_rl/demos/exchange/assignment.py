@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vla_rl import plugins
-from vla_rl.config import World
 from vla_rl.demos.exchange.source import Header, Source
 from vla_rl.types import EpisodeSpec, Task, seed_for
+from vla_rl.world import World
 
 
 def assigned(

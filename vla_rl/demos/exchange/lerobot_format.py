@@ -22,9 +22,9 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetad
 from numpy.typing import NDArray
 
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange.folders import appearing
 from vla_rl.demos.exchange.source import Bounds, Header, Played, as_matrix
 from vla_rl.gym_spaces import resized, rgb
+from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Spaces, Task
 
 VERSION = "v3.0"

@@ -23,9 +23,9 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from numpy.typing import NDArray
 
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange.folders import appearing
 from vla_rl.demos.exchange.source import Bounds, Header, Played, as_matrix
 from vla_rl.gym_spaces import Part, parts, resized, rgb
+from vla_rl.storage.files import appearing
 from vla_rl.types import EpisodeSpec, Task
 
 _TOLD_BY = ("success", "is_success")  # infos of one number a step, in the order of preference

@@ -1,0 +1,142 @@
+"""What a stage needs before it begins: spaces, rewards, policy, workers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from vla_rl import plugins
+from vla_rl.curricula import Curriculum
+from vla_rl.episode_end import Pays, Reward
+from vla_rl.learning.distributed import ALONE, Ranks
+from vla_rl.learning.running_moments import RunningMoments
+from vla_rl.policy import PolicyBase
+from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.crew import cores
+from vla_rl.rollout.play import PlaySettings
+from vla_rl.types import Spaces
+from vla_rl.world import World
+
+MET = 4
+"""Episodes that a policy with fresh weights plays before training."""
+
+
+def pick_device(name: str) -> str:
+    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: For another name, or for a GPU that is not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no GPU; see `vla-rl doctor`")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def checked_spaces(world: World) -> Spaces:
+    """The world's spaces; errors in suite, tasks, horizon, cameras or sizes surface here."""
+    world.resolved()
+    spaces: Spaces = plugins.load("envs", world.suite).spaces(world.settings())
+    return spaces
+
+
+def curriculum_named(name: str, world: World, seed: int) -> Curriculum:
+    """A curriculum over the world's tasks."""
+    made: Curriculum = plugins.load("curricula", name).Curriculum(world.resolved(), seed)
+    return made
+
+
+def rewards_named(names: Sequence[str]) -> list[Reward]:
+    """Reward models by name.
+
+    Raises:
+        ValueError: If one is unknown, or says that it pays for something unheard of.
+    """
+    return [_reward_named(name) for name in names]
+
+
+def _reward_named(name: str) -> Reward:
+    module = plugins.load("rewards", name)
+    pays = vars(module).get("PAYS", "outcome")
+    if pays not in get_args(Pays):
+        raise ValueError(plugins.unknown(f"PAYS of reward {name!r}:", pays, get_args(Pays)))
+    if len(inspect.signature(module.reward).parameters) != 2:
+        raise ValueError(
+            f"reward {name!r} must define reward(trajectory, end), got "
+            f"reward{inspect.signature(module.reward)}"
+        )
+    return Reward(module.reward, pays)
+
+
+def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
+    """A policy with fresh weights that depend on the seed only.
+
+    Raises:
+        ValueError: If a setting is bad, or does nothing in this policy.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
+    policy.check_use()
+    return policy.to(pick_device(device))
+
+
+class Met(NamedTuple):
+    """What a policy with fresh weights met before training.
+
+    Attributes:
+        states: Statistics of the proprioception.
+        env_steps: Environment steps that it took.
+    """
+
+    states: RunningMoments
+    env_steps: int
+
+
+def meet_states(collector: Collector, policy: PolicyBase, world: World, seed: int) -> Met:
+    """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
+
+    A policy that was cloned has this from its demonstrations.
+    """
+    tasks = world.resolved()
+    policy.remember([task.instruction for task in tasks])
+    count = max(1, MET // len(tasks))
+    specs = world.specs("train", count)
+    keys = episode_keys(seed, "first states", count=len(specs))
+    episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
+    met = RunningMoments()
+    met.add(np.concatenate([t.obs.state for t in episodes]))
+    policy.set_statistics(met.mean, met.std)
+    return Met(met, sum(t.steps for t in episodes))
+
+
+def open_collector(
+    world: World, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
+) -> Collector:
+    """Workers for a world; a suite that cannot render here says so before they start.
+
+    Ranks on one machine share its cores, unless the number of workers (of each) is given.
+    """
+    renderer(world)
+    if ranks.local > 1 and not config.workers:
+        config = replace(config, workers=max(1, cores() // ranks.local))
+    device = "cpu" if policy is None else policy.state_mean.device.type
+    return Collector(world.suite, world.settings(), config, device)
+
+
+def renderer(world: World) -> str:
+    """What draws the world's images; makes it ready for this process and its children.
+
+    Raises:
+        RuntimeError: If nothing can, with what to install.
+    """
+    prepare: Callable[[Any], str] = vars(plugins.load("envs", world.suite)).get(
+        "prepare", lambda settings: "none"
+    )
+    return prepare(world.settings())

@@ -1,0 +1,98 @@
+"""Supervised fine-tuning on demonstrations."""
+
+from __future__ import annotations
+
+from vla_rl.demos.demo_set import DemoSet
+from vla_rl.learning.held_out import Split, held_out, split
+from vla_rl.policy import PolicyBase
+from vla_rl.sft import Cloning, SFTConfig
+from vla_rl.stages.interruption import Interruption
+from vla_rl.stages.progress import Progress
+from vla_rl.stages.run import RunFolder, restore_state, save_state
+from vla_rl.world import World
+
+
+def check_demos(demos: DemoSet, world: World, config: SFTConfig, seed: int) -> None:
+    """Require demonstrations of the world's tasks, enough to hold some out if that is wanted.
+
+    Raises:
+        ValueError: If there are none, or too few.
+    """
+    wanted = {task.id for task in world.resolved()}
+    specs = [spec for spec in demos.specs() if spec.task.id in wanted]
+    if not specs:
+        there = sorted({spec.task.id for spec in demos.specs()})
+        raise ValueError(
+            f"{demos.path} holds no demonstration of {', '.join(sorted(wanted))}; it has: "
+            f"{', '.join(there) or 'none at all'}"
+        )
+    held_out(specs, config.validation_share, seed)
+
+
+def sft_stage(
+    run: RunFolder,
+    policy: PolicyBase,
+    demos: DemoSet,
+    world: World,
+    config: SFTConfig,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Clone the demonstrations of the world's tasks into a policy with fresh weights."""
+    recorded = demos.load([task.id for task in world.resolved()])
+    data = split(recorded, policy.chunk, config.validation_share, seed)
+    policy.fit_statistics(data.learned.obs.state)
+    supervised_stage(run, policy, data, config, seed, resume, "clone")
+
+
+def supervised_stage(
+    run: RunFolder,
+    policy: PolicyBase,
+    data: Split,
+    config: SFTConfig,
+    seed: int,
+    resume: bool,
+    title: str,
+) -> None:
+    """Supervised fine-tuning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
+
+    Where demonstrations are held out, the policy has the best weights by their loss in the end.
+
+    Args:
+        run: Where checkpoints and metrics go.
+        policy: What is trained; its proprioception statistics stay as they are.
+        data: What to imitate, and what is held out.
+        config: How.
+        seed: Of order, augmentation and a head's noise.
+        resume: Whether to go on from the newest valid checkpoint.
+        title: Of the progress line.
+    """
+    cloning = Cloning(policy, data.learned, config, seed, data.held_out)
+    root = run.folder / "checkpoints"
+    if resume and (state := restore_state(root, cloning.learner)):
+        cloning.load_state_dict(state["cloning"])
+        run.metrics.rewind(cloning.step, prefix="sft/")
+
+    def save() -> None:
+        save_state(root, cloning.step, cloning.learner, {"cloning": cloning.state_dict()})
+
+    with Progress(title, config.steps, cloning.step) as progress, Interruption() as interruption:
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            progress.advance(f"loss {metrics['sft/loss']:.4f}")
+            if step % 10 == 0 or "sft/validation_loss" in metrics:
+                run.metrics.write(step, metrics)
+            if interruption.wanted():
+                save()
+                raise KeyboardInterrupt
+            if step % config.checkpoint_every == 0 and step < config.steps:
+                save()
+
+        cloning.run(on_step)
+    if cloning.validation is not None and (best := cloning.validation.best) is not None:
+        numbers = {"sft/best_step": best.step, "sft/best_validation_loss": best.loss}
+        run.metrics.write(cloning.step, numbers)
+        print(
+            f"{title}: the weights of step {best.step} are kept, of {cloning.step}: their held-out "
+            f"loss is the lowest, {best.loss:.4f}"
+        )

@@ -1,0 +1,310 @@
+"""Reinforcement learning in a run folder."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from vla_rl import plugins
+from vla_rl.algorithms import Algorithm
+from vla_rl.curricula import Curriculum
+from vla_rl.demos.chunks import ChunkDataset
+from vla_rl.demos.demo_set import DemoSet
+from vla_rl.episode_end import EpisodeEnd, Reward, end_of
+from vla_rl.evaluate import EvalConfig, evaluate
+from vla_rl.learning.distributed import ALONE, Ranks
+from vla_rl.learning.learner import Learner, LearnerConfig
+from vla_rl.policy import PolicyBase
+from vla_rl.results.evaluation import EvalResult
+from vla_rl.results.metrics import outcome, outcomes_by_task
+from vla_rl.results.run_folders import BEST
+from vla_rl.rollout.collector import Collector
+from vla_rl.sft import AnchorConfig, DemoAnchor
+from vla_rl.stages.interruption import Interruption
+from vla_rl.stages.progress import Progress
+from vla_rl.stages.run import RunFolder, restore_state, save_policy, save_state
+from vla_rl.stages.setup import Met, renderer
+from vla_rl.stages.validation import Validation
+from vla_rl.storage.state import capture_rng
+from vla_rl.train import Keeper, Loop, TrainConfig, check_groups, until_done
+from vla_rl.world import World
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that reinforcement learning needs besides a policy and a world."""
+
+    algorithm: Algorithm
+    anchor: AnchorConfig
+    curriculum: Curriculum
+    rewards: Sequence[Reward]
+    learner: LearnerConfig
+    train: TrainConfig
+    seed: int
+
+
+def end_of_episodes(recipe: Recipe, world: World) -> EpisodeEnd:
+    """How episodes end in a run.
+
+    Raises:
+        ValueError: If rewards, algorithm and time limit do not fit together.
+    """
+    suite = plugins.load("envs", world.suite)
+    ends: Callable[[Any], bool] = vars(suite).get("success_ends", lambda settings: True)
+    return end_of(
+        recipe.rewards,
+        success_ends=ends(world.settings()),
+        uses_critic=recipe.algorithm.uses_critic,
+        credits_decisions=recipe.algorithm.credits_decisions,
+        gamma=recipe.algorithm.discount,
+        time_limit=recipe.train.time_limit,
+        solved_step=getattr(world.settings(), "solved_step", None),
+    )
+
+
+def check_recipe(recipe: Recipe, policy: PolicyBase, world: World) -> None:
+    """Refuse what cannot work together, before any long work.
+
+    Raises:
+        ValueError: With what does not fit and what to change.
+    """
+    end_of_episodes(recipe, world)
+    recipe.algorithm.density_for(policy)
+    check_groups(recipe.algorithm, recipe.train)
+    if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
+        raise ValueError(
+            f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a budget that repeats: give "
+            f"--train.iterations or --train.env-steps instead of --train.minutes "
+            f"{recipe.train.minutes}"
+        )
+
+
+def required_demos(demos: DemoSet | None, anchor: AnchorConfig) -> DemoSet:
+    """The demonstrations that an anchor holds on to.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if demos is None:
+        raise ValueError(f"anchor.coef {anchor.coef} needs --demos to hold on to")
+    if not len(demos):
+        raise ValueError(
+            f"anchor.coef {anchor.coef} needs demonstrations to hold on to, and {demos.path} holds "
+            "none: record some, or set --anchor.coef 0"
+        )
+    return demos
+
+
+def train_stage(
+    run: RunFolder,
+    collector: Collector,
+    policy: PolicyBase,
+    world: World,
+    recipe: Recipe,
+    demos: DemoSet | None,
+    resume: bool,
+    ranks: Ranks = ALONE,
+    keeper: Keeper | None = None,
+    met: Met | None = None,
+) -> None:
+    """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
+
+    With an anchor in the recipe, ``demos`` are what it holds on to: all of them, also those of
+    tasks that are not practised. A ``keeper`` sees every episode that is played for training;
+    what a policy with fresh weights ``met`` before counts, and its statistics go on if the recipe
+    wants them. Where the recipe asks for evaluations on validation starts, the policy that did best
+    is kept in the run's folder ``best``. Of several ranks only the main one writes and talks.
+
+    Raises:
+        ValueError: If there is an anchor and nothing to hold on to.
+    """
+    policy.remember([task.instruction for task in world.resolved()])
+    backbone = {"vlm"} if recipe.learner.train_vlm else set()
+    trains = backbone.union(recipe.algorithm.trains)
+    learner = Learner(policy, recipe.learner, trains, ranks=ranks)
+    if recipe.algorithm.uses_reference:
+        # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
+        learner.reference = frozen_copy(policy)
+    if recipe.anchor.coef > 0:
+        data = ChunkDataset(required_demos(demos, recipe.anchor).load(), policy.chunk)
+        learner.regulariser = DemoAnchor(policy, data, recipe.anchor, recipe.seed, ranks)
+    loop = Loop(
+        collector,
+        learner,
+        recipe.algorithm,
+        recipe.curriculum,
+        recipe.rewards,
+        end_of_episodes(recipe, world),
+        world.resolved(),
+        recipe.train,
+        recipe.seed,
+        met.states if met is not None and recipe.train.running_statistics else None,
+        env_steps=0 if met is None else met.env_steps,
+        keeper=keeper,
+    )
+    validation = validation_of(collector, policy, world, recipe.train, ranks)
+    if resume:
+        load_checkpoint(run, loop, validation)
+    saved, whole = loop.iteration, WholeIteration.of(loop, validation)
+
+    def save() -> None:
+        nonlocal saved
+        if loop.iteration > saved:
+            ranks.only_main(lambda: save_checkpoint(run, loop, validation))
+            saved = loop.iteration
+
+    def keep_best() -> None:
+        best = run.folder / BEST
+        ranks.only_main(lambda: save_policy(policy, world, best, validation.best))
+
+    if validation.best and validation.best["iteration"] == loop.iteration:
+        keep_best()  # a kill may have come between the checkpoint and this
+
+    with _progress_of(loop) as progress, Interruption(ranks.is_main) as interruption:
+
+        def on_iteration(loop: Loop, metrics: dict[str, float]) -> None:
+            nonlocal whole
+            whole = WholeIteration.of(loop, validation)  # should the evaluation fail
+            is_best = validation.after_iteration(loop, metrics)
+            whole = WholeIteration.of(loop, validation)
+            kept = {} if keeper is None else keeper.metrics()
+            run.metrics.write(loop.iteration, {**metrics, **kept})
+            text = "  ".join(filter(None, [_describe(metrics), validation.text]))
+            progress.advance(text, _extent(loop)[0] - progress.done)
+            # With a best policy a checkpoint that knows of it, or a run that goes on from an older
+            # one would find the policy of a future that it has yet to reach.
+            if is_best or loop.iteration % recipe.train.checkpoint_every == 0:
+                save()
+            if is_best:
+                keep_best()
+
+        try:
+            until_done(loop, on_iteration, lambda: interruption.wanted() or validation.gives_up)
+        except Exception:
+            if ranks.is_main:  # the others may be gone
+                print(whole.rescued(run, loop, saved), file=sys.stderr)
+            raise
+        save()
+        wanted = ranks.anyone(interruption.wanted())
+    if wanted:
+        raise KeyboardInterrupt
+    if validation.gives_up and ranks.is_main:
+        print(f"ended early: {validation.without_better} evaluations in a row were no better")
+
+
+def frozen_copy(policy: PolicyBase) -> PolicyBase:
+    """A copy of what is being trained that stays as it is; what is frozen is shared, not copied.
+
+    So the reference of a policy with a frozen or LoRA backbone costs its adapters and heads only.
+    """
+    shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
+    return copy.deepcopy(policy, shared).requires_grad_(False)
+
+
+def validation_of(
+    collector: Collector, policy: PolicyBase, world: World, config: TrainConfig, ranks: Ranks
+) -> Validation:
+    """What evaluates a policy during training; ranks share the starts, and all know the result."""
+    starts = EvalConfig(episodes_per_task=config.eval_episodes, starts="validation")
+    drawn_by = renderer(world) if config.eval_every else ""
+
+    def play() -> EvalResult:
+        return evaluate(collector, policy, world, starts, renderer=drawn_by, ranks=ranks)[0]
+
+    return Validation(config, play)
+
+
+@dataclass(frozen=True)
+class WholeIteration:
+    """The state of a loop between iterations, besides weights and optimizer.
+
+    An error in the middle of an iteration leaves draws of starts behind, and the weights as they
+    were unless the update had begun.
+
+    Attributes:
+        iteration: Iterations done.
+        gradient_steps: The learner's.
+        progress: What a checkpoint holds of the loop and of random generators.
+    """
+
+    iteration: int
+    gradient_steps: int
+    progress: dict[str, object]
+
+    @classmethod
+    def of(cls, loop: Loop, validation: Validation) -> WholeIteration:
+        """That of a loop that has just done an iteration, or none yet."""
+        progress: dict[str, object] = {
+            "loop": loop.state_dict(),
+            "validation": validation.state_dict(),
+            "rng": capture_rng(),
+        }
+        return cls(loop.iteration, loop.learner.steps, copy.deepcopy(progress))
+
+    def rescued(self, run: RunFolder, loop: Loop, saved: int) -> str:
+        """Save it after an error, if that can be done; returns how to go on.
+
+        Args:
+            run: Where the checkpoint goes.
+            loop: Its weights and optimizer.
+            saved: Iteration of the newest checkpoint, 0 if there is none.
+        """
+        root = run.folder / "checkpoints"
+        if loop.learner.steps == self.gradient_steps and self.iteration > saved:
+            save_state(root, self.iteration, loop.learner, self.progress)
+            saved = self.iteration
+        where = f"goes on after iteration {saved}, saved in {root}" if saved else "starts it again"
+        return f"an error ended the run after iteration {self.iteration}; --resume {where}"
+
+
+def save_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
+    """Write everything that resuming needs."""
+    root = run.folder / "checkpoints"
+    progress: dict[str, object] = {
+        "loop": loop.state_dict(),
+        "validation": validation.state_dict(),
+    }
+    save_state(root, loop.iteration, loop.learner, progress)
+
+
+def load_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
+    """Go back to the newest valid checkpoint; a run without one starts from its beginning."""
+    root = run.folder / "checkpoints"
+    state = restore_state(root, loop.learner)
+    if not state:
+        return
+    loop.load_state_dict(state["loop"])
+    validation.load_state_dict(state["validation"])
+    run.metrics.rewind(loop.iteration, prefix="train/")
+    if loop.learner.ranks.is_main:
+        print(f"resuming after iteration {loop.iteration} ({root})")
+
+
+def _progress_of(loop: Loop) -> Progress:
+    # Several ranks in one terminal would write over each other.
+    console = None if loop.learner.ranks.is_main else Console(quiet=True)
+    done, total = _extent(loop)
+    return Progress("improve", total, done, console=console)
+
+
+def _extent(loop: Loop) -> tuple[int, int]:
+    """Done and total: in seconds or environment steps if one of them ends the run."""
+    config = loop.config
+    if config.minutes:
+        total = round(60 * config.minutes)
+        return min(round(loop.seconds), total), total
+    if config.env_steps:
+        return min(loop.env_steps, config.env_steps), config.env_steps
+    return loop.iteration, config.iterations
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    tasks = outcomes_by_task(metrics)
+    if len(tasks) <= 4:
+        return "  ".join(f"{task} {rate:.2f}" for task, rate in sorted(tasks.items()))
+    return f"done {outcome(metrics):.2f}"

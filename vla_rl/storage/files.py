@@ -1,0 +1,114 @@
+"""Files that are whole or not there: written under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def free_space_check(path: Path, needed: int) -> None:
+    """Require free space before long work.
+
+    Args:
+        path: Where it is needed; need not exist yet.
+        needed: Bytes.
+
+    Raises:
+        OSError: If there is less, with both figures.
+    """
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(
+            f"{path} needs {needed / 1e6:.1f} MB but only {free / 1e6:.1f} MB are free there; "
+            "free some space or choose another folder"
+        )
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file so that a kill leaves either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a target that holds anything, before work starts.
+
+    Raises:
+        FileExistsError: If it is a file or a folder that is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty; choose another --out, or delete it")
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A path beside the folder for what shall be there; it is moved there if nothing fails.
+
+    Raises:
+        FileExistsError: As :func:`require_free`.
+    """
+    folder = folder.resolve()
+    require_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+    ) as temporary:
+        made = Path(temporary) / folder.name
+        yield made
+        os.replace(made, folder)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A path beside the folder for what shall replace it; it is moved there if nothing fails.
+
+    The older one is aside until the new one is in its place, and a kill in between leaves it there
+    for :func:`restore_replaced`.
+    """
+    fresh, aside = folder.with_name(f"{folder.name}.new"), _aside(folder)
+    restore_replaced(folder)
+    shutil.rmtree(fresh, ignore_errors=True)
+    yield fresh
+    for file in fresh.rglob("*"):
+        sync(file)
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, aside)
+    os.replace(fresh, folder)
+    sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_replaced(folder: Path) -> None:
+    """Put back what :func:`replacing` was killed in the middle of replacing, if it was."""
+    if not folder.exists() and _aside(folder).exists():
+        os.replace(_aside(folder), folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder on the same file system as its parent, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
+        yield Path(name)
