@@ -32,17 +32,17 @@ SCRATCH: dict[str, tuple[str, ...]] = {
     "cheetah": (
         *("--env", "gym:HalfCheetah-v5", "--instruction", "run forward", "--env.image", "none"),
         *("--max-steps", "200", "--env.success", "return>=100", "--env.no-success-ends"),
-        *("--net.chunk", "2", "--train.env-steps", "800000"),
+        *("--net.chunk", "2", "--train.env-steps", "800000", "--learner.lr", "5e-4"),
     ),
     "pusht": (
         *("--env", "gym:gym_pusht/PushT-v0", "--instruction", "push the T onto its place"),
         *("--max-steps", "100", "--env.success", "reward>=0.5", "--env.image", "none"),
-        *("--net.chunk", "4", "--train.env-steps", "300000"),
+        *("--net.chunk", "4", "--train.env-steps", "1000000", "--learner.lr", "2e-3"),
     ),
 }
 SIXTHS = 6
 PPO = ("--algorithm", "ppo", "--rewards", "dense", "--network", "tiny", "--net.std", "0.5")
-FASTER = ("--learner.lr", "5e-4", "--train.iterations", "100000", "--train.checkpoint-every", "20")
+ALIKE = ("--train.iterations", "100000", "--train.checkpoint-every", "20")
 
 
 def fetch(out: Path) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def fetch(out: Path) -> dict[str, Any]:
 def from_scratch(out: Path, options: tuple[str, ...]) -> dict[str, Any]:
     """Return and success over training and on held-out starts."""
     if not (out / "policy").exists():
-        command("train", *options, *PPO, *FASTER, "--out", out)
+        command("train", *options, *PPO, *ALIKE, "--out", out)
     result, held_out_returns = with_returns(out / "policy")
     returns = column(out, "train/env_reward")
     tenth = max(1, len(returns) // 10)
