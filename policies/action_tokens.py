@@ -9,44 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policies._backbones.backbone import Grid
 from vla_rl.policies._backbones.by_name import resolved
-from vla_rl.policies._context import text_encoders, token_learners
-from vla_rl.policies._heads.mlp import mlp
+from vla_rl.policies._context import text_encoders
+from vla_rl.policies._context.critic import Critic
 from vla_rl.policies._heads.speaker import choose
 from vla_rl.policies._heads.token_config import Config
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
-
-
-class Critic(nn.Module):
-    """Image tokens, the instruction and proprioception to a value; a network of its own."""
-
-    def __init__(self, config: Config, grid: Grid, state_dim: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.adapter = nn.Linear(text_encoders.width(config.text), config.text_width)
-        self.learner = token_learners.make(
-            config.token_learner, grid, config.text_width, config.tokens, config.width
-        )
-        inputs = self.learner.outputs + config.text_width + state_dim
-        self.value = mlp(inputs, config.hidden, 1, gain=0.0)
-
-    def forward(self, kept: Tensor, text: Tensor, state: Tensor) -> Tensor:
-        """``[B, F]``, ``[B, E]``, ``[B, S]`` to ``[B]``.
-
-        What a model reads besides the image tokens (features of middle layers) comes after them in
-        ``kept``, and is left out.
-        """
-        tokens = kept[:, : self.grid.views * self.grid.positions * self.grid.channels]
-        grid = tokens.reshape(len(kept), *self.grid)
-        words = torch.tanh(self.adapter(text))
-        seen = self.learner(F.layer_norm(grid, grid.shape[-1:]), words)
-        value: Tensor = self.value(torch.cat([seen, words, state], dim=1))
-        return value[:, 0]
 
 
 class Policy(PretrainedPolicy):
@@ -71,7 +42,16 @@ class Policy(PretrainedPolicy):
             config = replace(config, action_ids=choose(config, config.bins))
         super().__init__(config, spaces)
         self.head = _action_tokens.TokenHead(config, spaces)
-        self.critic = Critic(config, self._speaker.grid, spaces.state_dim)
+        self.critic = Critic(
+            self._speaker.grid,
+            spaces.state_dim,
+            text=config.text,
+            text_width=config.text_width,
+            hidden=config.hidden,
+            width=config.width,
+            token_learner=config.token_learner,
+            tokens=config.tokens,
+        )
         self.train(False)
 
     @property

@@ -15,32 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policies._backbones.backbone import Grid
-from vla_rl.policies._context import text_encoders, token_learners
-from vla_rl.policies._heads.mlp import mlp
+from vla_rl.policies._context import text_encoders
+from vla_rl.policies._context.critic import Critic
 from vla_rl.policies._lerobot.config import Config, require_lerobot
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
-
-
-class Critic(nn.Module):
-    """Views, the instruction and proprioception to a value; a network of its own."""
-
-    def __init__(self, config: Config, grid: Grid, state_dim: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.adapter = nn.Linear(text_encoders.width(config.text), config.text_width)
-        self.learner = token_learners.make("project", grid, config.text_width, 1, config.width)
-        inputs = self.learner.outputs + config.text_width + state_dim
-        self.value = mlp(inputs, config.hidden, 1, gain=0.0)
-
-    def forward(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
-        """``[B, F]``, ``[B, E]``, ``[B, S]`` to ``[B]``."""
-        grid = features.view(len(features), *self.grid)
-        words = torch.tanh(self.adapter(text))
-        seen = self.learner(F.layer_norm(grid, grid.shape[-1:]), words)
-        value: Tensor = self.value(torch.cat([seen, words, state], dim=1))
-        return value[:, 0]
 
 
 class Policy(PretrainedPolicy):
@@ -79,7 +58,14 @@ class Policy(PretrainedPolicy):
         super().__init__(replace(config, architecture=about.to_json()), spaces)
         self.views = description.matched_views(about.config(), config.views, spaces)
         self.body = make.body(config, about, spaces, len(self.views), folder)
-        self.critic = Critic(config, self.body.grid, spaces.state_dim)
+        self.critic = Critic(
+            self.body.grid,
+            spaces.state_dim,
+            text=config.text,
+            text_width=config.text_width,
+            hidden=config.hidden,
+            width=config.width,
+        )
         self._learns = frozenset(n for n, p in self.body.named_parameters() if p.requires_grad)
         shape = (len(self.views), 3, 1, 1)
         self.register_buffer("image_mean", torch.zeros(shape))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Generator, Tensor, nn
 
-from vla_rl.action_head import Exactness, HeadBase, Sample
+from vla_rl.action_head import Sample
 from vla_rl.functional import flow
 from vla_rl.functional.density import normal_entropy, normal_logprob
 from vla_rl.policies._heads import exploration_noise
@@ -262,48 +262,6 @@ class FlowNoise(FlowHead):
     def deviations(self) -> list[nn.Parameter]:
         """The network of the deviations."""
         return list(self.spread.parameters())
-
-
-class PartOfFlow(HeadBase):
-    """The first H steps and A dimensions of the chunks that a larger flow denoises.
-
-    ``raw`` holds chains of whole chunks. What is not executed is not scored: it counts as given.
-    """
-
-    def __init__(self, whole: FlowHead, horizon: int, action_dim: int) -> None:
-        super().__init__()
-        self.whole = whole
-        self.density = whole.density
-        self.horizon, self.action_dim = horizon, action_dim
-        self.units = horizon * action_dim
-
-    def score(self, context: Tensor, text: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density of chains ``raw`` and entropy of their noise, both ``[B, K]``, in nats."""
-        logprob, entropy = self.whole.score(context, text, raw)
-        return self.used(logprob).flatten(1), self.used(entropy).flatten(1)
-
-    def used(self, units: Tensor) -> Tensor:
-        """From numbers of whole chunks to those of what is executed, ``[B, H, A]``."""
-        whole = units.view(len(units), self.whole.horizon, self.whole.action_dim)
-        return whole[:, : self.horizon, : self.action_dim]
-
-    @property
-    def densities(self) -> tuple[str, ...]:
-        """See :class:`CorrelatedHead`."""
-        return self.whole.densities
-
-    def use_density(self, name: str) -> None:
-        """See :class:`CorrelatedHead`."""
-        self.whole.use_density(name)
-        super().use_density(name)
-
-    def exactness(self, density: str | None = None) -> Exactness:
-        """See :class:`CorrelatedHead`."""
-        return self.whole.exactness(density)
-
-    def deviations(self) -> list[nn.Parameter]:
-        """Those of the flow."""
-        return self.whole.deviations()
 
 
 def beta_times(rows: int, alpha: float, beta: float, generator: Generator | None) -> Tensor:

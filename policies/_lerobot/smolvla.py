@@ -27,14 +27,8 @@ from torch import Generator, Tensor, nn
 from vla_rl.action_head import Sample
 from vla_rl.policies._backbones.backbone import Grid
 from vla_rl.policies._heads.config import HeadConfig
-from vla_rl.policies._heads.flow import (
-    FlowHead,
-    FlowNoise,
-    FlowSDE,
-    OneStepFlowSDE,
-    PartOfFlow,
-    beta_times,
-)
+from vla_rl.policies._heads.flow import FlowNoise, FlowSDE, OneStepFlowSDE, beta_times
+from vla_rl.policies._heads.whole_chunk import PartOfFlow, WholeChunkFlow, variant
 from vla_rl.policies._lerobot.body import ActionScale, Body
 from vla_rl.policies._lerobot.description import Description
 from vla_rl.types import Floats, Spaces
@@ -133,7 +127,7 @@ class Cache:
 _PAIR = ("key_states", "value_states")
 
 
-class _ExpertFlow(FlowHead):
+class _ExpertFlow(WholeChunkFlow):
     """Denoises whole chunks of the model, C steps of M dimensions, in normalised units.
 
     LeRobot counts time the other way (t = 1 is noise, and its velocity points there), so t is
@@ -148,10 +142,6 @@ class _ExpertFlow(FlowHead):
         )
         self.net, self.cache, self.out = net, cache, net.action_out_proj
         net.action_out_proj = nn.Identity()  # so that a step gives the states behind the velocity
-
-    def build(self, context_dim: int) -> None:
-        """Nothing: the expert is there. Its states come in one part for each step of the chunk."""
-        self.inputs, self.parts = context_dim, self.horizon
 
     def predict(self, context: Tensor, samples: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`FlowHead`; all S samples of a row are rows of one batch."""
@@ -186,12 +176,12 @@ class _ExpertNoise(FlowNoise, _ExpertFlow):
 class SmolVLAHead(PartOfFlow):
     """The first H steps and A dimensions of the chunks that the model denoises, un-normalised.
 
-    ``raw`` holds chains of whole chunks in normalised units. What is not executed is not scored: it
-    counts as given. In imitation it is unknown: 0 at every time but for the noise, without a loss.
+    ``raw`` holds chains in normalised units.
     """
 
     def __init__(self, settings: HeadConfig, net: Any, cache: Cache, spaces: Spaces) -> None:
-        super().__init__(_flow(settings, net, cache), settings.chunk, spaces.action_dim)
+        made = variant(settings, _ExpertSDE, _OneStepExpertSDE, _ExpertNoise)
+        super().__init__(made(settings, net, cache), settings.chunk, spaces.action_dim)
         self.actions = ActionScale(spaces.action_dim)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
@@ -209,19 +199,7 @@ class SmolVLAHead(PartOfFlow):
         generator: Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
-        whole = self.whole
-        room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
-        counted = mask[..., None].expand_as(actions)
-        normalised = self.actions.normalised(actions)
-        return whole.match(context, F.pad(normalised, room), F.pad(counted, room), generator)
-
-
-def _flow(settings: HeadConfig, net: Any, cache: Cache) -> _ExpertFlow:
-    if settings.head == "flow_noise":
-        return _ExpertNoise(settings, net, cache)
-    if settings.flow_stochastic == "one":
-        return _OneStepExpertSDE(settings, net, cache)
-    return _ExpertSDE(settings, net, cache)
+        return self.matched(context, self.actions.normalised(actions), mask, generator)
 
 
 class SmolVLABody(Body):

@@ -6,21 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from transformers import DynamicCache
 
 from vla_rl.action_head import Sample
 from vla_rl.policies._heads.config import HeadConfig
-from vla_rl.policies._heads.flow import (
-    FlowHead,
-    FlowNoise,
-    FlowSDE,
-    OneStepFlowSDE,
-    PartOfFlow,
-    beta_times,
-)
+from vla_rl.policies._heads.flow import FlowNoise, FlowSDE, OneStepFlowSDE, beta_times
+from vla_rl.policies._heads.whole_chunk import PartOfFlow, WholeChunkFlow, variant
 from vla_rl.policies._pi0.prefix import Layout
 from vla_rl.policies._vlm.key_value_cache import goes_on_from
 from vla_rl.types import Spaces
@@ -74,16 +67,12 @@ class Expert(nn.Module):
         return velocity.view_as(samples), states.view(rows, steps, self.chunk, self.width)
 
 
-class _ExpertFlow(FlowHead):
+class _ExpertFlow(WholeChunkFlow):
     """Denoises with the expert."""
 
     def __init__(self, config: HeadConfig, expert: Expert) -> None:
         super().__init__(config, expert.width, expert.action_dim)
         self.expert = expert
-
-    def build(self, context_dim: int) -> None:
-        """Nothing: the expert is there. Its states come in one part for each step of the chunk."""
-        self.inputs, self.parts = context_dim, self.horizon
 
     def predict(self, context: Tensor, samples: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`FlowHead`."""
@@ -112,15 +101,11 @@ class _ExpertNoise(FlowNoise, _ExpertFlow):
 
 
 class ExpertHead(PartOfFlow):
-    """The first H steps and A dimensions of the chunks that the model denoises.
-
-    ``raw`` holds chains of whole chunks, all of whose numbers are random, as the model knows no
-    others. What is not executed is not scored: it counts as given, as in piRL (2025, arXiv
-    2510.25889). In imitation it is unknown: 0 at every time but for the noise, without a loss.
-    """
+    """The first H steps and A dimensions of the chunks that the model denoises."""
 
     def __init__(self, config: HeadConfig, expert: Expert, spaces: Spaces) -> None:
-        whole = _flow(replace(config, chunk=expert.chunk), expert)
+        made = variant(config, _ExpertSDE, _OneStepExpertSDE, _ExpertNoise)
+        whole = made(replace(config, chunk=expert.chunk), expert)
         super().__init__(whole, config.chunk, spaces.action_dim)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
@@ -137,15 +122,4 @@ class ExpertHead(PartOfFlow):
         generator: Generator | None = None,
     ) -> Tensor:
         """The model's loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``."""
-        whole = self.whole
-        room = (0, whole.action_dim - self.action_dim, 0, whole.horizon - self.horizon)
-        counted = mask[..., None].expand_as(actions)
-        return whole.match(context, F.pad(actions, room), F.pad(counted, room), generator)
-
-
-def _flow(config: HeadConfig, expert: Expert) -> _ExpertFlow:
-    if config.head == "flow_noise":
-        return _ExpertNoise(config, expert)
-    if config.flow_stochastic == "one":
-        return _OneStepExpertSDE(config, expert)
-    return _ExpertSDE(config, expert)
+        return self.matched(context, actions, mask, generator)
