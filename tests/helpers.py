@@ -9,16 +9,16 @@ import torch
 
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
-from vla_rl.episode_end import EpisodeEnd, Reward, rewarded
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.policies import tiny
-from vla_rl.rewards import sparse
+from vla_rl.rewards import rewarded, sparse
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import Cloning, SFTConfig
 from vla_rl.types import Group, RolloutBatch, Timing, Trajectory
 from vla_rl.world import World
 
-SPARSE = [Reward(sparse.reward)]
+SPARSE = {"sparse": sparse.Reward()}
 WORLD = World("point_reach", ("red", "green", "blue"), max_steps=(20,))
 
 
@@ -51,8 +51,8 @@ def play_groups(policy, groups: int, size: int, use="train", **settings) -> list
     specs = [spec for spec in WORLD.specs(use, groups // 3) for _ in range(size)]
     simulation = LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
     played = play(policy, simulation, specs, range(len(specs)), PlaySettings(**settings), Timing())
-    scored = [rewarded(t, SPARSE, EpisodeEnd()) for t in played]
-    return [scored[i : i + size] for i in range(0, len(scored), size)]
+    made = [played[i : i + size] for i in range(0, len(played), size)]
+    return rewarded(made, SPARSE, EpisodeEnd())
 
 
 def fake_returns(group: Group, returns: list[float]) -> Group:

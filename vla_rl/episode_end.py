@@ -22,16 +22,15 @@ succeeded by then is failure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-
-from vla_rl.types import Floats, Trajectory
+from vla_rl.types import Trajectory
 
 TimeLimit = Literal["auto", "failure", "bootstrap"]
 Pays = Literal["outcome", "steps", "shaping"]
+"""What a reward is paid for; see :class:`vla_rl.rewards.Reward`."""
 
 
 def paid_on(rate: float, gamma: float, left: float) -> float:
@@ -82,31 +81,8 @@ class EpisodeEnd:
         return paid_on(rate * chunk, self.gamma, math.inf if self.bootstrap else left)
 
 
-class Reward(NamedTuple):
-    """A reward model.
-
-    Attributes:
-        function: ``(trajectory, end) -> [T]`` float32; pure.
-        pays: What it is paid for: the ``outcome`` of an episode (also part by part), its single
-            ``steps``, or ``shaping``, which must not change what is best.
-    """
-
-    function: Callable[[Trajectory, EpisodeEnd], Floats]
-    pays: Pays = "outcome"
-
-
-def rewarded(trajectory: Trajectory, rewards: Sequence[Reward], end: EpisodeEnd) -> Trajectory:
-    """The trajectory with the sum of the rewards, and what may follow it."""
-    total = np.zeros(trajectory.decisions, np.float32)
-    for reward in rewards:
-        total = total + reward.function(trajectory, end)
-    return replace(
-        trajectory, reward=total.astype(np.float32), bootstrapped=not end.closed(trajectory)
-    )
-
-
 def end_of(
-    rewards: Sequence[Reward],
+    paid: Collection[Pays],
     success_ends: bool,
     uses_critic: bool,
     credits_decisions: bool,
@@ -117,7 +93,7 @@ def end_of(
     """The rule of a run.
 
     Args:
-        rewards: Its reward models.
+        paid: What its rewards are paid for.
         success_ends: Whether success ends an episode of the suite.
         uses_critic: Whether the algorithm has one.
         credits_decisions: Whether the algorithm credits single decisions with what came after
@@ -130,7 +106,7 @@ def end_of(
         ValueError: If the rewards cannot teach the algorithm anything, or the time limit cannot be
             bootstrapped.
     """
-    paid = {reward.pays for reward in rewards}
+    paid = set(paid)
     if paid <= {"shaping"}:
         raise ValueError(
             "these rewards only shape, so nothing says what is wanted: add one that is paid for "

@@ -28,7 +28,7 @@ REQUIRED_NAMES: dict[str, tuple[str, ...]] = {
     "envs": ("Settings", "tasks", "spaces", "make"),
     "policies": ("Config", "Policy"),
     "algorithms": ("Algorithm",),
-    "rewards": ("reward",),
+    "rewards": ("Reward",),
     "curricula": ("Curriculum",),
 }
 FAMILY = "suite"
@@ -71,6 +71,11 @@ def load(kind: str, name: str) -> ModuleType:
     if lacking:
         raise ValueError(f"{path} must define {', '.join(lacking)} to be one of the {kind}")
     return module
+
+
+def short(name: str) -> str:
+    """What a plug-in is called among others: the last part of a dotted path."""
+    return name.rpartition(".")[2]
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:

@@ -6,16 +6,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vla_rl import seeding
 from vla_rl.algorithms import Algorithm, AlgorithmState
 from vla_rl.curricula import Curriculum
-from vla_rl.episode_end import EpisodeEnd, Reward, TimeLimit, rewarded
+from vla_rl.episode_end import EpisodeEnd, TimeLimit
 from vla_rl.learning.learner import Learner
 from vla_rl.learning.running_moments import RunningMoments
+from vla_rl.rewards import Reward, rewarded
 from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Floats, Group, RolloutBatch, Task, Timing, Trajectory
@@ -125,6 +126,7 @@ class Loop:
     """The state of a run, and one iteration of it.
 
     Attributes:
+        rewards: By name.
         tasks: What is practised.
         end: How episodes end.
         seed: Of noise and minibatches.
@@ -139,7 +141,7 @@ class Loop:
     learner: Learner
     algorithm: Algorithm
     curriculum: Curriculum
-    rewards: Sequence[Reward]
+    rewards: Mapping[str, Reward]
     end: EpisodeEnd
     tasks: Sequence[Task]
     config: TrainConfig
@@ -217,13 +219,14 @@ class Loop:
                 self.learner.policy,
                 [specs[i] for i in mine for _ in range(size)],
                 [keys[i * size + member] for i in mine for member in range(size)],
-                PlaySettings(final_value=self.end.bootstrap, version=self.learner.version),
+                self._play_settings(),
                 self.on_episode,
             )
             for part, seconds in rollout.seconds.items():
                 timing.add(part, seconds)
-            scored = [rewarded(t, self.rewards, self.end) for t in rollout.trajectories]
-            groups = ranks.gather([scored[i : i + size] for i in range(0, len(scored), size)])
+            played_here = rollout.trajectories
+            groups = [played_here[i : i + size] for i in range(0, len(played_here), size)]
+            groups = ranks.gather(rewarded(groups, self.rewards, self.end))
             groups = self._finite(groups)
             self.curriculum.update(groups)
             played += groups
@@ -231,6 +234,15 @@ class Loop:
             if len(kept) >= wanted:
                 break
         return Draw(kept, played, timing.seconds, attempt + 1)
+
+    def _play_settings(self) -> PlaySettings:
+        looks = any(reward.needs_images for reward in self.rewards.values())
+        return PlaySettings(
+            keep_images=looks,
+            final_value=self.end.bootstrap,
+            final_obs=looks,
+            version=self.learner.version,
+        )
 
     def _finite(self, groups: list[Group]) -> list[Group]:
         """The groups of which every number is finite; the others are counted and dropped.
@@ -305,8 +317,8 @@ class Loop:
             "train/episodes_retried": sum(self.learner.ranks.everything([self.collector.retried])),
         }
 
-    def state_dict(self) -> dict[str, object]:
-        """JSON-able state besides the learner's tensors."""
+    def state_dict(self) -> dict[str, Any]:
+        """State besides the learner's tensors, as of a checkpoint."""
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -319,22 +331,25 @@ class Loop:
             "algorithm": self.state.state_dict(),
             "statistics": {} if self.statistics is None else self.statistics.state_dict(),
             "curriculum": self.curriculum.state_dict(),
+            "rewards": {name: reward.state_dict() for name, reward in self.rewards.items()},
             "keeper": {} if self.keeper is None else self.keeper.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state written by :meth:`state_dict`."""
         for name in ("iteration", "env_steps", "episodes", "seconds", "not_finite"):
             setattr(self, name, state[name])
-        self.learner.version = int(str(state["version"]))
-        self.learner.steps = int(str(state["steps"]))
-        self.learner.skipped = int(str(state["skipped"]))
-        self.state.load_state_dict(state["algorithm"])  # type: ignore[arg-type]
+        self.learner.version = int(state["version"])
+        self.learner.steps = int(state["steps"])
+        self.learner.skipped = int(state["skipped"])
+        self.state.load_state_dict(state["algorithm"])
         if self.statistics is not None:
-            self.statistics.load_state_dict(state["statistics"])  # type: ignore[arg-type]
-        self.curriculum.load_state_dict(state["curriculum"])  # type: ignore[arg-type]
+            self.statistics.load_state_dict(state["statistics"])
+        self.curriculum.load_state_dict(state["curriculum"])
+        for name, reward in self.rewards.items():
+            reward.load_state_dict(state.get("rewards", {}).get(name, {}))
         if self.keeper is not None:
-            self.keeper.load_state_dict(state["keeper"])  # type: ignore[arg-type]
+            self.keeper.load_state_dict(state["keeper"])
 
 
 OnIteration = Callable[[Loop, dict[str, float]], None]

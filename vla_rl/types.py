@@ -165,6 +165,8 @@ class Trajectory:
         last_env_reward: The environment's own reward of the last step alone.
         bootstrapped: Whether ``final_value`` counts, so that something follows the end; decided
             with the rewards (:mod:`vla_rl.episode_end`).
+        final_obs: What was to be seen after the last step, without leading axes; None unless
+            somebody asked for it.
     """
 
     spec: EpisodeSpec
@@ -181,6 +183,7 @@ class Trajectory:
     policy_version: int
     last_env_reward: float = 0.0
     bootstrapped: bool = False
+    final_obs: Observation | None = None
 
     @property
     def decisions(self) -> int:

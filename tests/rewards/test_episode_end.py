@@ -13,10 +13,10 @@ from tests.helpers import make_policy, play_groups
 from tests.user_code import two_states
 from vla_rl import plugins
 from vla_rl.curricula import uniform
-from vla_rl.episode_end import EpisodeEnd, Reward, end_of, rewarded
+from vla_rl.episode_end import EpisodeEnd, end_of
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import tiny
-from vla_rl.rewards import dense, progress, sparse
+from vla_rl.rewards import dense, progress, rewarded, sparse
 from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
@@ -83,19 +83,19 @@ SOLVED_LATE = {"success": True, "truncated": True}
     ],
 )
 def test_a_solved_episode_goes_on_being_paid(template, how, end, paid):
-    np.testing.assert_allclose(dense.reward(episode(template, **how), end), paid)
+    np.testing.assert_allclose(dense.Reward().of(episode(template, **how), end), paid)
 
 
 def test_who_is_done_is_not_punished_for_the_steps_that_are_left(template):
     tired = episode(template, **SOLVED, reward=(-3.0, -3.0), last=-1.0)
-    np.testing.assert_allclose(dense.reward(tired, SUM), [-3, -3])
+    np.testing.assert_allclose(dense.Reward().of(tired, SUM), [-3, -3])
 
 
 def test_an_end_inside_a_chunk_leaves_a_part_of_it(template):
     early = episode(template, **SOLVED, steps=4)  # eight steps are left, 8/3 decisions
-    np.testing.assert_allclose(dense.reward(early, SUM), [2, 3 + 8 * 1.5])
+    np.testing.assert_allclose(dense.Reward().of(early, SUM), [2, 3 + 8 * 1.5])
     expected = 3 + 4.5 * (1 - 0.5 ** (8 / 3))
-    np.testing.assert_allclose(dense.reward(early, HALF), [2, expected], rtol=1e-6)
+    np.testing.assert_allclose(dense.Reward().of(early, HALF), [2, expected], rtol=1e-6)
 
 
 def test_metaworld_pays_at_most_one(template):
@@ -103,16 +103,16 @@ def test_metaworld_pays_at_most_one(template):
     t = episode(template, **SOLVED, reward=(0.0, 10.0), last=10.0, steps=1)
     task = replace(t.spec.task, suite="metaworld", max_steps=20)
     t = replace(t, spec=replace(t.spec, task=task))
-    assert dense.reward(t, SUM).sum() == pytest.approx(1.0)
+    assert dense.Reward().of(t, SUM).sum() == pytest.approx(1.0)
     hovering = replace(t, success=False, truncated=True, env_reward=np.array([90.0, 90.0]))
-    assert dense.reward(hovering, SUM).sum() == pytest.approx(0.9)
+    assert dense.Reward().of(hovering, SUM).sum() == pytest.approx(0.9)
 
 
 def test_the_kitchen_pays_each_element_once(template):
     t = episode(template, **SOLVED, reward=(1.0, 3.0), last=1.0)
     task = replace(t.spec.task, suite="franka_kitchen", subgoals=("a", "b", "c", "d"))
     t = replace(t, spec=replace(t.spec, task=task))
-    np.testing.assert_allclose(dense.reward(t, SUM), [0.25, 0.75])
+    np.testing.assert_allclose(dense.Reward().of(t, SUM), [0.25, 0.75])
 
 
 # ---------------------------------------------------------------------------------- the potential
@@ -130,7 +130,7 @@ def test_the_kitchen_pays_each_element_once(template):
 )
 def test_the_potential_is_nothing_at_every_end(template, how, end, paid):
     t = episode(template, **how)
-    np.testing.assert_allclose(progress.reward(t, end), paid, atol=1e-6)
+    np.testing.assert_allclose(progress.Reward().of(t, end), paid, atol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
@@ -138,7 +138,7 @@ def test_shaping_ranks_no_episode_above_another(template, gamma):
     """The discounted sum is minus the first potential, whatever was done."""
     end = EpisodeEnd(gamma)
     for how in (SOLVED, FAILED, LATE, SOLVED_LATE):
-        paid = progress.reward(episode(template, **how), end)
+        paid = progress.Reward().of(episode(template, **how), end)
         assert paid[0] + gamma * paid[1] == pytest.approx(-0.2, abs=1e-6)
 
 
@@ -161,14 +161,24 @@ def test_when_nothing_follows(template, how, bootstrap, outcome, closed):
     end = EpisodeEnd(0.9, bootstrap, pays_outcome=outcome)
     t = episode(template, **how)
     assert end.closed(t) == closed
-    assert rewarded(t, [Reward(sparse.reward)], end).bootstrapped == (not closed)
+    assert with_rewards(t, end, sparse).bootstrapped == (not closed)
 
 
 def test_rewards_add_up(template):
     t = episode(template, **SOLVED)
-    both = rewarded(t, [Reward(sparse.reward), Reward(progress.reward, "shaping")], HALF)
+    both = with_rewards(t, HALF, sparse, progress)
     np.testing.assert_allclose(both.reward, [0.0, 1 - 0.4], atol=1e-6)
-    assert not rewarded(t, [], SUM).reward.any()
+    assert not with_rewards(t, SUM).reward.any()
+    weighed = {"sparse": sparse.Reward(weight=2.0), "progress": progress.Reward(weight=0.5)}
+    ((t,),) = rewarded([[t]], weighed, HALF)
+    np.testing.assert_allclose(t.reward, [0.0, 2 - 0.5 * 0.4], atol=1e-6)
+
+
+def with_rewards(t, end, *modules):
+    """The episode with the sum of rewards of these modules."""
+    rewards = {module.__name__: module.Reward() for module in modules}
+    ((found,),) = rewarded([[t]], rewards, end)
+    return found
 
 
 # ------------------------------------------------------------------------------- the rule of a run
@@ -176,7 +186,8 @@ def test_rewards_add_up(template):
 
 def rule(*names, ends=True, critic=True, gamma=0.99, limit="auto", decisions=None):
     decisions = critic if decisions is None else decisions
-    return end_of(rewards_named(names), ends, critic, decisions, gamma, limit)
+    paid = {reward.pays for reward in rewards_named(names).values()}
+    return end_of(paid, ends, critic, decisions, gamma, limit)
 
 
 @pytest.mark.parametrize("names", [("sparse",), ("speed",), ("subgoals",), ("sparse", "overlong")])
@@ -224,7 +235,7 @@ class Here:
         self.pool = SlotPool(two_states.__name__, self.settings)
 
     def collect(self, policy, specs, keys, play_settings, on_episode=None):
-        self.pool.render_last = play_settings.final_value
+        self.pool.last_look = play_settings.last_look
         simulation = LocalSimulation(self.pool, deque())
         played = play(policy, simulation, specs, keys, play_settings, Timing())
         return Rollout(played, {})

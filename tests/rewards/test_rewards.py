@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from tests.helpers import make_policy, play_groups
-from vla_rl import plugins
+from vla_rl import cli, plugins
 from vla_rl.episode_end import EpisodeEnd
-from vla_rl.rewards import overlong, sparse, speed, subgoals
+from vla_rl.rewards import overlong, rewarded, sparse, speed, subgoals
+from vla_rl.storage import checkpoint
 
 END = EpisodeEnd()
 
@@ -22,10 +24,10 @@ def episodes():
 
 @pytest.mark.parametrize("name", plugins.names("rewards"))
 def test_contract(name, episodes):
-    reward = plugins.load("rewards", name).reward
+    reward = plugins.load("rewards", name).Reward()
     for t in episodes:
         before = t.env_reward.copy(), t.reward.copy(), t.progress.copy()
-        paid = reward(t, END)
+        ((paid,),) = reward.score([[t]], END)
         assert paid.shape == (t.decisions,)
         assert paid.dtype == np.float32
         assert np.isfinite(paid).all()
@@ -35,7 +37,7 @@ def test_contract(name, episodes):
 
 def test_sparse_pays_once_at_success(episodes):
     for t in episodes:
-        paid = sparse.reward(t, END)
+        paid = sparse.Reward().of(t, END)
         assert paid.sum() == float(t.success)
         assert not paid[:-1].any()
 
@@ -45,14 +47,14 @@ def test_subgoals_pay_each_part_when_it_is_done(episodes):
     task = replace(t.spec.task, subgoals=("kettle", "microwave", "light", "cabinet"))
     bits = np.array([0, 0b0100, 0b0100, 0b0111, 0b0111], np.int64)  # one, none, two at once, none
     sequence = replace(t, spec=replace(t.spec, task=task), completed=bits)
-    np.testing.assert_allclose(subgoals.reward(sequence, END), [0.25, 0, 0.5, 0])
+    np.testing.assert_allclose(subgoals.Reward().of(sequence, END), [0.25, 0, 0.5, 0])
     assert sequence.subgoals_done == ("kettle", "microwave", "light")
     assert sequence.share_done == 0.75
 
 
 def test_subgoals_is_sparse_for_a_task_without_parts(episodes):
     for t in episodes:
-        np.testing.assert_array_equal(subgoals.reward(t, END), sparse.reward(t, END))
+        np.testing.assert_array_equal(subgoals.Reward().of(t, END), sparse.Reward().of(t, END))
         assert t.share_done == float(t.success)
 
 
@@ -72,13 +74,13 @@ def of_length(t, decisions, success):
 # steps 24 of 30 and fewer cost nothing, then up to 1
 @pytest.mark.parametrize(("decisions", "paid"), [(1, 0), (8, 0), (9, -0.5), (10, -1)])
 def test_overlong_punishes_slow_successes(episodes, decisions, paid):
-    found = overlong.reward(of_length(episodes[0], decisions, success=True), END)
+    found = overlong.Reward().of(of_length(episodes[0], decisions, success=True), END)
     assert found[-1] == pytest.approx(paid)
     assert not found[:-1].any()
 
 
 def test_overlong_does_not_punish_failures(episodes):
-    assert not overlong.reward(of_length(episodes[0], 10, success=False), END).any()
+    assert not overlong.Reward().of(of_length(episodes[0], 10, success=False), END).any()
 
 
 def test_overlong_punishment_ends_at_the_limit():
@@ -87,19 +89,94 @@ def test_overlong_punishment_ends_at_the_limit():
 
 @pytest.mark.parametrize(("decisions", "paid"), [(1, 0.97), (5, 0.85), (10, 0.7)])
 def test_speed_pays_more_for_an_earlier_success(episodes, decisions, paid):
-    found = speed.reward(of_length(episodes[0], decisions, success=True), END)
+    found = speed.Reward().of(of_length(episodes[0], decisions, success=True), END)
     assert found[-1] == pytest.approx(paid)
     assert not found[:-1].any()
-    assert not speed.reward(of_length(episodes[0], decisions, success=False), END).any()
+    assert not speed.Reward().of(of_length(episodes[0], decisions, success=False), END).any()
 
 
 def test_an_episode_that_ends_inside_a_chunk_is_as_long_as_what_was_executed(episodes):
     t = of_length(episodes[0], 9, success=True)
     t.executed[-1, 1:] = False  # 25 steps instead of 27
-    assert overlong.reward(t, END)[-1] == pytest.approx(-1 / 6)
-    assert speed.reward(t, END)[-1] == pytest.approx(1 - 0.3 * 25 / 30)
+    assert overlong.Reward().of(t, END)[-1] == pytest.approx(-1 / 6)
+    assert speed.Reward().of(t, END)[-1] == pytest.approx(1 - 0.3 * 25 / 30)
 
 
 def test_overlong_punishes_nobody_where_success_does_not_end_an_episode(episodes):
     t = of_length(episodes[0], 10, success=True)
-    assert not overlong.reward(replace(t, truncated=True), END).any()
+    assert not overlong.Reward().of(replace(t, truncated=True), END).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("speed", {"share": 1.5}, r"speed share 1\.5 is outside the allowed range \[0, 1\]"),
+        ("overlong", {"cache": 0.0}, r"overlong cache 0\.0 is outside the allowed range \(0, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, said):
+    with pytest.raises(ValueError, match=said):
+        plugins.load("rewards", name).Reward(**settings)
+
+
+def test_settings_change_what_is_paid(episodes):
+    t = of_length(episodes[0], 5, success=True)
+    assert speed.Reward(share=0.8).of(t, END)[-1] == pytest.approx(1 - 0.8 * 0.5)
+    assert overlong.Reward(cache=1.0).of(t, END)[-1] == pytest.approx(-0.5)
+
+
+def test_numbers_of_another_length_are_refused(episodes):
+    @dataclass(frozen=True)
+    class TooMany(sparse.Reward):
+        def of(self, trajectory, end):
+            return np.zeros(trajectory.decisions + 1, np.float32)
+
+    with pytest.raises(ValueError, match="reward 'mine' gave numbers of shape"):
+        rewarded([episodes[:1]], {"mine": TooMany()}, END)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_last_observation_is_kept_only_if_asked_for(keep):
+    for group in play_groups(make_policy(), 3, 4, final_obs=keep):
+        for t in group:
+            assert (t.final_obs is not None) == keep
+            if keep:
+                assert t.final_obs.images.shape == t.obs.images.shape[1:]
+                assert not np.array_equal(t.final_obs.state, t.obs.state[-1])
+
+
+LEARNED = "tests.user_code.learned_reward"
+
+
+def test_a_reward_that_looks_at_images_gets_them_also_from_a_frozen_backbone(tmp_path):
+    """With options by its short name, several rewards in a run, and state that is resumed."""
+    words = [
+        *("train", "--env", "point_reach", "--tasks", "red", "--network", "tiny"),
+        *("--rewards", "sparse", LEARNED, "--reward.learned-reward.scale", "0.5"),
+        *("--reward.sparse.weight", "2", "--learner.train-vlm", "False", "--rollout.workers", "1"),
+        *(
+            "--train.episodes-per-iteration",
+            "8",
+            "--algo.group-size",
+            "4",
+            "--train.max-tries",
+            "1",
+        ),
+        *("--train.checkpoint-every", "1", "--curriculum", "uniform"),
+        *("--out", str(tmp_path / "run")),
+    ]
+    assert cli.main([*words, "--train.iterations", "1"]) == 0
+    more = ["--resume", "--train.iterations", "2"]
+    assert cli.main(["train", "--out", str(tmp_path / "run"), *more]) == 0
+    said = json.loads((tmp_path / "run/config.json").read_text())
+    assert said["reward"]["learned_reward"]["scale"] == 0.5
+    assert said["reward"]["sparse"]["weight"] == 2
+    state = checkpoint.load(tmp_path / "run/checkpoints").state()
+    assert state["loop"]["rewards"] == {"sparse": {}, LEARNED: {"seen": 16}}
+
+
+def test_a_reward_named_twice_is_refused(tmp_path, capsys):
+    words = ["train", "--env", "point_reach", "--rewards", "sparse", "sparse"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "name one twice; give it a weight instead" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -55,6 +56,9 @@ def parse(command: type[T], options: list[str], program: str) -> T:
             trained = given(options, f"{name}.model") is not None
             default = settings() if trained else _given_default(known[name], settings)
             changes[name] = (settings, default)
+    if "reward" in known:
+        chosen = several(options, "rewards") or saved.get("rewards") or _default(known["rewards"])
+        changes["reward"] = _reward_settings(chosen)
     if "world" in known:
         suite = given(options, *SUITE) or saved.get("world", {}).get("suite")
         world = _world(known, options, suite)
@@ -94,6 +98,23 @@ def given(options: list[str], *names: str) -> str | None:
     return None
 
 
+def several(options: list[str], name: str) -> list[str]:
+    """The values that were given for ``--name``, which takes any number of them."""
+    if f"--{name}" not in options:
+        return []
+    following = options[options.index(f"--{name}") + 1 :]
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+
+
+def _reward_settings(names: Sequence[str]) -> tuple[type, Any]:
+    """A dataclass with the settings of every reward, and its defaults."""
+    kinds = {plugins.short(name): plugins.load("rewards", name).Reward for name in names}
+    # Made anew for every command: a reward may have state.
+    options = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
+    settings = dataclasses.make_dataclass("Rewards", options, frozen=True)
+    return settings, settings()
+
+
 def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) -> Any:
     """The world a command starts from: that of the policy or demonstrations it is given."""
     world = _default(known["world"])
@@ -124,8 +145,7 @@ def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
     """The world's horizons for the tasks that were named; the suite's own if it has not all."""
     if "--tasks" not in options or world.max_steps is None or len(world.max_steps) == 1:
         return world.max_steps
-    following = options[options.index("--tasks") + 1 :]
-    named = list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+    named = several(options, "tasks")
     known = {task.id: task.max_steps for task in world.resolved()}
     wanted = replace(world, tasks=tuple(named)).task_ids()
     return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None

@@ -70,6 +70,8 @@ class Command:
     """Which starts to practise on."""
     rewards: tuple[str, ...] = ("sparse",)
     """Reward models, added up."""
+    reward: Any = None
+    """Settings of the rewards, each by its name."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
     train: TrainConfig = field(
@@ -99,7 +101,7 @@ class Command:
             algorithm=self.algo,
             anchor=self.anchor,
             curriculum=curriculum_named(self.curriculum, self.world, self.seed),
-            rewards=rewards_named(self.rewards),
+            rewards=rewards_named(self.rewards, self.reward),
             learner=self.learner,
             train=self.train,
             seed=self.seed,

@@ -57,6 +57,8 @@ class Command:
     """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
     """Reward models, added up: names that `vla-rl list rewards` shows, or dotted paths."""
+    reward: Any = None
+    """Settings of the rewards, each by its name."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer of stage 1; which groups learn is up to the method."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -77,7 +79,7 @@ class Command:
         """Both stages for every task, and save."""
         learner = self._learner()
         spaces = checked_spaces(self.world)
-        rewards_named(self.rewards)
+        rewards_named(self.rewards, self.reward)
         demos = fitting_demos(self.demos, self.world)
         held_out(demos.specs(), self.sft.validation_share, self.seed)
         if self.anchor.coef > 0:
@@ -89,7 +91,7 @@ class Command:
                 algorithm=self.algo,
                 anchor=self.anchor,
                 curriculum=curriculum_named(self.curriculum, world, seed),
-                rewards=rewards_named(self.rewards),
+                rewards=rewards_named(self.rewards, self.reward),
                 learner=learner,
                 train=self.train,
                 seed=seed,

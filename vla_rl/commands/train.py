@@ -61,6 +61,8 @@ class Command:
     """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
     """Reward models, added up: names that `vla-rl list rewards` shows, or dotted paths."""
+    reward: Any = None
+    """Settings of the rewards, each by its name."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The optimizer."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -79,7 +81,7 @@ class Command:
             algorithm=self.algo,
             anchor=self.anchor,
             curriculum=curriculum_named(self.curriculum, self.world, self.seed),
-            rewards=rewards_named(self.rewards),
+            rewards=rewards_named(self.rewards, self.reward),
             learner=self._learner(),
             train=self.train,
             seed=self.seed,

@@ -1,6 +1,108 @@
-"""Reward models: pure functions of a trajectory and of how episodes end.
+"""Rewards: what algorithms learn from, made of whole groups of episodes.
 
-A module defines ``reward(trajectory, end) -> [T]`` and may say what it ``PAYS`` for: ``"outcome"``
-(how the episode ended; the default), ``"steps"`` or ``"shaping"`` (see
-:class:`vla_rl.episode_end.Reward`).
+A module defines a dataclass ``Reward`` whose fields are its settings (``--reward.NAME.FIELD``).
+Most look at one episode at a time: they inherit :class:`EpisodeReward` and define
+``of(trajectory, end)``. One that compares episodes, or that learns, defines ``score`` itself.
 """
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from vla_rl.episode_end import EpisodeEnd, Pays
+from vla_rl.types import Floats, Group, Trajectory
+
+
+class Reward(Protocol):
+    """What a module in ``rewards/`` (or a user's own) must define as ``Reward``.
+
+    It may hold a network: rewards are computed in the main process, never in workers.
+    """
+
+    @property
+    def weight(self) -> float:
+        """What it is multiplied with before the rewards of a run are added up."""
+
+    @property
+    def pays(self) -> Pays:
+        """For what: the ``outcome`` of an episode (also part by part), its single ``steps``, or
+        ``shaping``, which must not change what is best.
+        """
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at images, which are else dropped where features replace them, and at
+        what was to be seen after the last step (``Trajectory.final_obs``).
+        """
+
+    def score(self, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
+        """``[T]`` float32 for every episode of every group, without its weight."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during a run, for resuming: as of a checkpoint."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+
+
+@dataclass(frozen=True)
+class EpisodeReward:
+    """A reward without state that looks at one episode at a time."""
+
+    weight: float = 1.0
+    """What this reward is multiplied with before the rewards of the run are added up."""
+
+    pays: ClassVar[Pays] = "outcome"
+    needs_images: ClassVar[bool] = False
+
+    @abstractmethod
+    def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
+        """``[T]`` float32; pure."""
+
+    def score(self, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
+        """Every episode by itself."""
+        return [[self.of(trajectory, end) for trajectory in group] for group in groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take over."""
+
+
+def rewarded(
+    groups: Sequence[Group], rewards: Mapping[str, Reward], end: EpisodeEnd
+) -> list[Group]:
+    """The groups with the weighted sum of the rewards, and whether anything follows an episode.
+
+    Args:
+        groups: Episodes as they were played.
+        rewards: By name.
+        end: How episodes end.
+
+    Raises:
+        ValueError: If a reward's numbers are not one for each decision.
+    """
+    total = [[np.zeros(t.decisions, np.float32) for t in group] for group in groups]
+    for name, reward in rewards.items():
+        for sums, paid in zip(total, reward.score(groups, end), strict=True):
+            for member, numbers in enumerate(paid):
+                if numbers.shape != sums[member].shape:
+                    raise ValueError(
+                        f"reward {name!r} gave numbers of shape {numbers.shape} for an episode of "
+                        f"{len(sums[member])} decisions"
+                    )
+                sums[member] = sums[member] + np.float32(reward.weight) * numbers
+    return [
+        [
+            replace(t, reward=reward.astype(np.float32), bootstrapped=not end.closed(t))
+            for t, reward in zip(group, sums, strict=True)
+        ]
+        for group, sums in zip(groups, total, strict=True)
+    ]

@@ -7,26 +7,34 @@ steps are punished, to be done is the reward.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from vla_rl import plugins
-from vla_rl.episode_end import EpisodeEnd
+from vla_rl.episode_end import EpisodeEnd, Pays
+from vla_rl.rewards import EpisodeReward
 from vla_rl.types import DenseReward, Floats, Trajectory
 
-PAYS = "steps"
 
+@dataclass(frozen=True)
+class Reward(EpisodeReward):
+    """The environment's own reward, scaled by the suite's ``dense_reward`` where it has one."""
 
-def reward(trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-    """``[T]`` float32: scaled by the suite's ``dense_reward``; as it is for a suite without one."""
-    task = trajectory.spec.task
-    suite = plugins.load("envs", task.suite)
-    scaled: DenseReward = vars(suite).get("dense_reward", _plain)(task)
-    rate = scaled.solved_step if end.solved_step is None else end.solved_step
-    if rate is None:
-        rate = max(trajectory.last_env_reward, 0.0)
-    out = trajectory.env_reward * np.float32(scaled.scale)
-    out[-1] += scaled.scale * end.paid_on(trajectory, rate)
-    return out.astype(np.float32)
+    pays: ClassVar[Pays] = "steps"
+
+    def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
+        """``[T]`` float32."""
+        task = trajectory.spec.task
+        suite = plugins.load("envs", task.suite)
+        scaled: DenseReward = vars(suite).get("dense_reward", _plain)(task)
+        rate = scaled.solved_step if end.solved_step is None else end.solved_step
+        if rate is None:
+            rate = max(trajectory.last_env_reward, 0.0)
+        out = trajectory.env_reward * np.float32(scaled.scale)
+        out[-1] += scaled.scale * end.paid_on(trajectory, rate)
+        return out.astype(np.float32)
 
 
 def _plain(task: object) -> DenseReward:

@@ -1,27 +1,41 @@
-"""DAPO's soft punishment of overlong rollouts, for successes only (arXiv 2503.14476)."""
+"""DAPO's soft punishment of overlong rollouts, for successes only (arXiv 2503.14476).
+
+Failures run to the time limit anyway; punishing them would add a constant that only inflates the
+standard deviation of their group. Where success does not end an episode every one runs to the
+limit, and there is no slow success.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from vla_rl.episode_end import EpisodeEnd
+from vla_rl.rewards import EpisodeReward
 from vla_rl.types import Floats, Trajectory
 
-CACHE = 0.2  # share of the horizon in which the punishment grows
 
+@dataclass(frozen=True)
+class Reward(EpisodeReward):
+    """0 to -1 at the last decision of a slow success; to be added to `sparse`."""
 
-def reward(trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-    """``[T]`` float32, 0 to -1 at the last decision of a slow success; add it to `sparse`.
+    cache: float = 0.2
+    """Share of the horizon, at its end, over which the punishment grows from 0 to 1; in (0, 1]."""
 
-    Failures run to the time limit anyway; punishing them would add a constant that only inflates
-    the standard deviation of their group. Where success does not end an episode every one runs to
-    the limit, and there is no slow success.
-    """
-    out = np.zeros(trajectory.decisions, np.float32)
-    if trajectory.success and not trajectory.truncated:
-        horizon = trajectory.spec.task.max_steps
-        out[-1] = overlong_penalty(trajectory.steps, horizon, CACHE * horizon)
-    return out
+    def __post_init__(self) -> None:
+        if not 0 < self.cache <= 1:
+            raise ValueError(
+                f"reward overlong cache {self.cache} is outside the allowed range (0, 1]"
+            )
+
+    def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
+        """``[T]`` float32."""
+        out = np.zeros(trajectory.decisions, np.float32)
+        if trajectory.success and not trajectory.truncated:
+            horizon = trajectory.spec.task.max_steps
+            out[-1] = overlong_penalty(trajectory.steps, horizon, self.cache * horizon)
+        return out
 
 
 def overlong_penalty(length: float, limit: float, cache: float) -> float:

@@ -255,9 +255,7 @@ class Collector:
     ) -> tuple[list[Trajectory], dict[str, float]]:
         lost, failed = 0, None
         while True:
-            simulation = ServedSimulation(
-                self._crew, self._spaces, len(specs), settings.final_value
-            )
+            simulation = ServedSimulation(self._crew, self._spaces, len(specs), settings.last_look)
             timing = Timing()
             try:
                 played = play(

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.rollout.slots import SlotPool, StepResult
+from vla_rl.rollout.slots import LastLook, SlotPool, StepResult
 from vla_rl.types import (
     ActionChunk,
     Bools,
@@ -64,13 +64,22 @@ class PlaySettings:
         greedy: Act with the mean, without exploration noise.
         keep_images: Keep images in the trajectories even if frozen features replace them.
         final_value: Look once more after a time limit, so that a critic can bootstrap.
+        final_obs: Look once more after every episode, and keep what was seen in the trajectory.
         version: The learner's version, written into every trajectory.
     """
 
     greedy: bool = False
     keep_images: bool = False
     final_value: bool = False
+    final_obs: bool = False
     version: int = 0
+
+    @property
+    def last_look(self) -> LastLook:
+        """At the last state of which episodes somebody has to look."""
+        if self.final_obs:
+            return "all"
+        return "truncated" if self.final_value else "none"
 
 
 @dataclass
@@ -138,6 +147,7 @@ class _Recorder:
             truncated=bool(result.truncated),
             policy_version=self.settings.version,
             last_env_reward=float(result.last_reward),
+            final_obs=_copied(result.obs) if self.settings.final_obs else None,
         )
 
 
@@ -203,6 +213,11 @@ def play(
             turns.append(rows[alive])
         on_round()
     return [finished[row] for row in range(len(specs))]
+
+
+def _copied(obs: Observation) -> Observation:
+    # What it is a part of is that of a whole batch, which would stay in memory with it.
+    return Observation(obs.images.copy(), obs.state.copy())
 
 
 def _final_values(

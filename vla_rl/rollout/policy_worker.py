@@ -124,7 +124,7 @@ class PolicyWorker(SimulationWorker):
         """Play every spec with the published policy; also returns seconds by part."""
         timing = Timing()
         self.pool.timing = timing
-        self.pool.render_last = settings.final_value
+        self.pool.last_look = settings.last_look
         trajectories = play(
             self._current(published),
             LocalSimulation(self.pool),

@@ -16,7 +16,7 @@ import numpy as np
 from vla_rl.rollout.crew import Crew, Job
 from vla_rl.rollout.play import Rows
 from vla_rl.rollout.simulation_worker import SharedLayout, SharedObservations
-from vla_rl.rollout.slots import StepResult
+from vla_rl.rollout.slots import LastLook, StepResult
 from vla_rl.types import EpisodeSpec, Floats, Observation, Spaces, Timing
 
 HALVES = 2
@@ -25,12 +25,12 @@ HALVES = 2
 class ServedSimulation:
     """A :class:`vla_rl.rollout.play.Simulation` over a crew of env workers."""
 
-    def __init__(self, crew: Crew, spaces: Spaces, rows: int, final_value: bool) -> None:
+    def __init__(self, crew: Crew, spaces: Spaces, rows: int, last_look: LastLook) -> None:
         """Make the shared block for up to ``rows`` episodes in flight."""
         name = f"vla_rl_{uuid.uuid4().hex[:12]}"
         self._shared = SharedObservations(SharedLayout(name, rows, spaces), create=True)
         self._crew = crew
-        self._final_value = final_value
+        self._last_look = last_look
         self._owner = np.zeros(0, np.int64)
         self._slot = np.zeros(0, np.int64)
         self.timing = Timing()
@@ -46,7 +46,7 @@ class ServedSimulation:
             self._slot[rows] = np.arange(len(rows))
             starts = [specs[int(row)] for row in rows]
             layout = self._shared.layout
-            jobs.append(Job("begin", (rows.tolist(), starts, layout, self._final_value)))
+            jobs.append(Job("begin", (rows.tolist(), starts, layout, self._last_look)))
         progress = np.zeros(len(specs), np.float32)
         for rows, answer in zip(mine, self._crew.run(jobs), strict=True):
             progress[rows] = cast(Floats, answer)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vla_rl.rollout.slots import SlotPool, replay
+from vla_rl.rollout.slots import LastLook, SlotPool, replay
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
 
 Beat = Callable[[object], None]
@@ -55,12 +55,12 @@ class SimulationWorker:
         return replay(self.suite, settings, spec, actions)
 
     def begin(
-        self, rows: list[int], specs: Sequence[EpisodeSpec], shared: SharedLayout, last: bool
+        self, rows: list[int], specs: Sequence[EpisodeSpec], shared: SharedLayout, last: LastLook
     ) -> Floats:
         """Open slots; write first observations to shared rows; return progress ``[B]``."""
         if self._shared is None or self._shared.layout != shared:
             self._shared = SharedObservations(shared)
-        self.pool.render_last = last
+        self.pool.last_look = last
         obs, progress = self.pool.begin(specs)
         self._shared.write(rows, obs)
         return progress

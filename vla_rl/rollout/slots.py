@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,9 @@ class _Slot:
     snapshot: object | None
 
 
+LastLook = Literal["none", "truncated", "all"]
+
+
 @dataclass
 class SlotPool:
     """Simulators of one suite and the virtual slots that live on them.
@@ -118,12 +122,13 @@ class SlotPool:
     Attributes:
         suite: Plug-in name of the suite.
         settings: The suite's ``Settings``.
-        render_last: Whether to look at the last state of a truncated episode (for a critic).
+        last_look: Of which episodes the last state is looked at: of none, of those that the time
+            limit cut (for a critic), or of all.
     """
 
     suite: str
     settings: object
-    render_last: bool = False
+    last_look: LastLook = "none"
     timing: Timing = field(default_factory=Timing)
     _envs: dict[Task, list[SimEnv]] = field(default_factory=dict)
     _slots: list[_Slot] = field(default_factory=list)
@@ -226,7 +231,8 @@ class SlotPool:
             slot.snapshot = env.snapshot()
         moved = time.perf_counter()
         self.timing.add("physics", moved - began)
-        if not out.done[index] or (outcome.truncated and self.render_last):
+        cut = outcome.truncated and self.last_look == "truncated"
+        if not out.done[index] or cut or self.last_look == "all":
             look = env.observe()
             out.obs.images[index] = look.images
             out.obs.state[index] = look.state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
@@ -12,10 +11,11 @@ import torch
 
 from vla_rl import plugins
 from vla_rl.curricula import Curriculum
-from vla_rl.episode_end import Pays, Reward
+from vla_rl.episode_end import Pays
 from vla_rl.learning.distributed import ALONE, Ranks
 from vla_rl.learning.running_moments import RunningMoments
 from vla_rl.policy import PolicyBase
+from vla_rl.rewards import Reward
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.crew import cores
 from vla_rl.rollout.play import PlaySettings
@@ -52,26 +52,27 @@ def curriculum_named(name: str, world: World, seed: int) -> Curriculum:
     return made
 
 
-def rewards_named(names: Sequence[str]) -> list[Reward]:
-    """Reward models by name.
+def rewards_named(names: Sequence[str], settings: Any = None) -> dict[str, Reward]:
+    """Rewards by name.
+
+    Args:
+        names: Plug-ins.
+        settings: Each one's ``Reward`` with the settings that the user gave, as an attribute of the
+            name that :func:`vla_rl.plugins.short` makes; None takes the defaults.
 
     Raises:
-        ValueError: If one is unknown, or says that it pays for something unheard of.
+        ValueError: If one is unknown or named twice, or says that it pays for something unheard of.
     """
-    return [_reward_named(name) for name in names]
-
-
-def _reward_named(name: str) -> Reward:
-    module = plugins.load("rewards", name)
-    pays = vars(module).get("PAYS", "outcome")
-    if pays not in get_args(Pays):
-        raise ValueError(plugins.unknown(f"PAYS of reward {name!r}:", pays, get_args(Pays)))
-    if len(inspect.signature(module.reward).parameters) != 2:
-        raise ValueError(
-            f"reward {name!r} must define reward(trajectory, end), got "
-            f"reward{inspect.signature(module.reward)}"
-        )
-    return Reward(module.reward, pays)
+    if len(set(names)) < len(names):
+        raise ValueError(f"rewards {list(names)} name one twice; give it a weight instead")
+    found: dict[str, Reward] = {}
+    for name in names:
+        made = getattr(settings, plugins.short(name), None)
+        found[name] = made or plugins.load("rewards", name).Reward()
+        if found[name].pays not in get_args(Pays):
+            what = f"`pays` of reward {name!r}:"
+            raise ValueError(plugins.unknown(what, found[name].pays, get_args(Pays)))
+    return found
 
 
 def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from vla_rl.algorithms import Algorithm
 from vla_rl.curricula import Curriculum
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.episode_end import EpisodeEnd, Reward, end_of
+from vla_rl.episode_end import EpisodeEnd, end_of
 from vla_rl.evaluate import EvalConfig, evaluate
 from vla_rl.learning.distributed import ALONE, Ranks
 from vla_rl.learning.learner import Learner, LearnerConfig
@@ -23,6 +23,7 @@ from vla_rl.policy import PolicyBase
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import outcome, outcomes_by_task
 from vla_rl.results.run_folders import BEST
+from vla_rl.rewards import Reward
 from vla_rl.rollout.collector import Collector
 from vla_rl.sft import AnchorConfig, DemoAnchor
 from vla_rl.stages.interruption import Interruption
@@ -42,7 +43,7 @@ class Recipe:
     algorithm: Algorithm
     anchor: AnchorConfig
     curriculum: Curriculum
-    rewards: Sequence[Reward]
+    rewards: Mapping[str, Reward]
     learner: LearnerConfig
     train: TrainConfig
     seed: int
@@ -57,7 +58,7 @@ def end_of_episodes(recipe: Recipe, world: World) -> EpisodeEnd:
     suite = plugins.load("envs", world.suite)
     ends: Callable[[Any], bool] = vars(suite).get("success_ends", lambda settings: True)
     return end_of(
-        recipe.rewards,
+        {reward.pays for reward in recipe.rewards.values()},
         success_ends=ends(world.settings()),
         uses_critic=recipe.algorithm.uses_critic,
         credits_decisions=recipe.algorithm.credits_decisions,
