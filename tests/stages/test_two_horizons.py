@@ -10,7 +10,6 @@ import torch
 
 from tests.helpers import WORLD, make_policy
 from vla_rl import cli, plugins
-from vla_rl.commands._tables import show_comparison, show_evaluation
 from vla_rl.envs import point_reach
 from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.evaluate import EvalConfig, evaluate, resolve, shorter_horizons
@@ -23,6 +22,7 @@ from vla_rl.rollout.play import LocalSimulation, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.stages import run
 from vla_rl.stages.report import within_training
+from vla_rl.stages.tables import show_comparison, show_evaluation
 from vla_rl.types import Timing
 from vla_rl.world import World
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vla_rl.commands._tables import show_comparison
 from vla_rl.results.aggregate import Score, Summary, summarise
 from vla_rl.results.curves import draw
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.run_folders import group, read_run
+from vla_rl.stages.tables import show_comparison
 
 
 @dataclass(frozen=True)

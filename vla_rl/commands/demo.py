@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from vla_rl.algorithms.dapo import Algorithm as DAPO
-from vla_rl.commands._tables import show_comparison, show_kept
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.learning.held_out import held_out
@@ -33,6 +32,7 @@ from vla_rl.stages.setup import (
     rewards_named,
 )
 from vla_rl.stages.sft import sft_stage
+from vla_rl.stages.tables import show_comparison, show_kept
 from vla_rl.stages.train import Recipe, check_recipe, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import EpisodeSpec

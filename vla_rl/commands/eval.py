@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_rl.commands._tables import show_evaluation
 from vla_rl.evaluate import EvalConfig, resolve
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.results.protocol_id import shortest
@@ -14,6 +13,7 @@ from vla_rl.results.run_folders import BEST
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.stages.evaluate import evaluate_stage
 from vla_rl.stages.setup import checked_spaces, new_policy, open_collector, pick_device
+from vla_rl.stages.tables import show_evaluation
 from vla_rl.types import Spaces
 from vla_rl.world import World
 

@@ -15,7 +15,6 @@ import torch
 import tyro
 
 from vla_rl import plugins
-from vla_rl.commands._tables import show_demos, show_evaluation
 from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve, shorter_horizons
@@ -29,6 +28,7 @@ from vla_rl.stages.progress import Progress, Tally
 from vla_rl.stages.record import new_demos
 from vla_rl.stages.run import RunFolder, new_run
 from vla_rl.stages.setup import checked_spaces, renderer
+from vla_rl.stages.tables import show_demos, show_evaluation
 from vla_rl.storage import checkpoint
 from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
 from vla_rl.world import World

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from vla_rl.commands._tables import show_demos
 from vla_rl.demos.exchange import formats
 from vla_rl.demos.exchange.adopt import Reading, adopt, plan
 from vla_rl.stages.progress import Progress
+from vla_rl.stages.tables import show_demos
 from vla_rl.storage.files import require_free
 from vla_rl.world import World
 

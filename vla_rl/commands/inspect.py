@@ -9,10 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from vla_rl.commands._tables import show_demos, show_evaluation, show_kept
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.run_folders import RECORD
+from vla_rl.stages.tables import show_demos, show_evaluation, show_kept
 from vla_rl.storage import hub
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla_rl.commands._tables import show_demos
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.stages.record import episodes_by_task, new_demos, record_stage
 from vla_rl.stages.setup import checked_spaces, open_collector
+from vla_rl.stages.tables import show_demos
 from vla_rl.world import World
 
 

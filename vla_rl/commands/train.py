@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vla_rl.commands._tables import show_kept
 from vla_rl.learning.distributed import join
 from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
@@ -24,6 +23,7 @@ from vla_rl.stages.setup import (
     pick_device,
     rewards_named,
 )
+from vla_rl.stages.tables import show_kept
 from vla_rl.stages.train import Recipe, check_recipe, required_demos, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import Spaces

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from vla_rl import seeding
-from vla_rl.commands._tables import show_kept
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.learning.held_out import split
 from vla_rl.plugins import unknown
@@ -38,6 +37,7 @@ from vla_rl.stages.record import new_demos
 from vla_rl.stages.run import RunFolder, save_policy
 from vla_rl.stages.sft import supervised_stage
 from vla_rl.stages.successes import Successes
+from vla_rl.stages.tables import show_kept
 from vla_rl.stages.train import Recipe, train_stage
 from vla_rl.types import Demonstration, Task, Trajectory
 from vla_rl.world import World
