@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks._markdown import if_one_horizon, origin, percent, table, usual_length, within
 from benchmarks._record import RESULTS, write
 from benchmarks._runs import GENEROUS, both, cloned, column, evaluated, trained
 from vla_rl import plugins
@@ -79,6 +80,57 @@ def _of_clone(result: EvalResult) -> dict[str, Any]:
 
 def _numbers(score: Score | None) -> list[float] | None:
     return None if score is None else [score.value, *(score.interval or ())]
+
+
+def algorithms(result: dict[str, Any]) -> str:
+    """Success, speed and cost by algorithm, best first."""
+    tasks = list(result["clone"]["tasks"])
+    threshold = f"steps to {result['threshold']:.0%}"
+    timed = "generous" in result
+    short = within(*result["horizons"]) if timed else "within the horizon of training"
+    later = [f"success {within(result['generous'])}"] if timed else []
+    steps = "median steps when solved" if timed else "steps when solved"
+    costs = [steps, threshold, "gradient steps", "update"]
+    rows = [["algorithm", f"success {short}", *tasks, *later, *costs]]
+
+    def with_time(found: dict[str, Any]) -> list[str]:
+        return [percent(found["generous"]["held_out"])] if timed else []
+
+    clone = result["clone"]
+    each = [percent(clone["tasks"][task]) for task in tasks]
+    numbers = [percent(clone["held_out"]), *each, *with_time(clone), usual_length(clone)]
+    rows.append(["clone", *numbers, "", "", ""])
+    count = result["seeds"]
+    for name, found in sorted(
+        result["algorithms"].items(), key=lambda item: -item[1]["held_out"][0]
+    ):
+        reached = found["env_steps_to_threshold"]
+        when = f"{reached / 1000:.0f}k ({found['seeds_that_reached_it']} of {count})"
+        rows.append(
+            [
+                f"`{name}`",
+                f"**{percent(found['held_out'])}**",
+                *(percent(found["tasks"][task]) for task in tasks),
+                *with_time(found),
+                usual_length(found),
+                when if reached else "-",
+                f"{sum(found['gradient_steps']) / count:,.0f}",
+                f"{found['time_split']['update']:.0%}",
+            ]
+        )
+    note = (
+        f"{count} seeds each, {result['env_steps']:,} environment steps of RL, all from one clone; "
+        "100 held-out starts of each task; mean over seeds with Student's t interval (clone: over "
+        f"starts). {threshold}: environment steps until training success, smoothed over 5 "
+        "iterations, first reached it. Update: its share of the wall time. "
+        f"{if_one_horizon(result)}{origin(result)}"
+    )
+    figure = "![Learning curves of every algorithm](benchmarks/results/algorithms.png)"
+    return f"{table(*rows)}\n\n{note}\n\n{figure}"
+
+
+TABLES = {"algorithms": algorithms}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

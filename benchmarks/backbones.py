@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._cost import Cost, run
+from benchmarks._markdown import (
+    if_one_horizon,
+    joined,
+    number_of_seeds,
+    origin,
+    percent,
+    points,
+    table,
+    within,
+)
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, changes
 from vla_rl.policy import load_policy
@@ -126,6 +136,55 @@ def demonstrations(folder: Path, seed: int) -> tuple[Path, Cost]:
         folder / "demos_cost.json", "record", *tasks, "--episodes", *DEMOS, *first, "--out", demos
     )
     return demos, cost
+
+
+def backbones(result: dict[str, Any]) -> str:
+    """Success, size and cost by backbone."""
+    timed = "generous" in result
+    horizons = [int(word) for word in result["world"] if word.isdecimal()]
+    numbers = ["clone", "after RL", "difference in points"]
+    kinds = {"": within(*horizons)}
+    if timed:
+        kinds["generous"] = within(result["generous"])
+    named = [f"{number}, {when}" for when in kinds.values() for number in numbers]
+    rows = [["backbone", "parameters", *named, "cloning", "RL", "memory"]]
+    for arm in result["arms"].values():
+        for seed in arm["seeds"]:
+            cost = [seed["cost"].get(stage) for stage in ("sft", "rl")]
+            rows.append(
+                [
+                    arm["about"],
+                    f"{seed['parameters'] / 1e6:.1f} M",
+                    *(cell for kind in kinds for cell in _of_backbone(seed, kind)),
+                    *(f"{spent['seconds'] / 60:.1f} min" if spent else "" for spent in cost),
+                    f"{max(spent['peak_gb'] for spent in cost if spent):.1f} GB",
+                ]
+            )
+    count = len(next(iter(result["arms"].values()))["seeds"])
+    note = (
+        f"{number_of_seeds(count)}; drawer-open, door-open and push in one policy, "
+        f"{joined(result['demos'])} "
+        f"demonstrations, {result['env_steps']:,} environment steps of DAPO with the backbone "
+        "frozen; 100 held-out starts of each task, Wilson intervals. Memory: most that a command "
+        f"and its workers held; times on a machine with other work. {if_one_horizon(result)}"
+        f"{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def _of_backbone(seed: dict[str, Any], kind: str) -> list[str]:
+    """Clone, after RL and difference, of one kind of horizon."""
+    before, after, difference = (
+        ("generous_before", "generous_after", "difference_generous")
+        if kind
+        else ("before", "after", "difference")
+    )
+    later = [percent(seed[after]), points(seed[difference])] if after in seed else ["not run", ""]
+    return [percent(seed[before]), *later]
+
+
+TABLES = {"backbones": backbones}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

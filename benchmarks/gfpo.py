@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks._markdown import if_one_horizon, origin, percent, table, within
 from benchmarks._record import write
 from benchmarks._runs import both, cloned, column, evaluated, trained
 from vla_rl.results.evaluation import EvalResult
@@ -59,6 +60,44 @@ def one_seed(out: Path, seed: int, env_steps: int) -> dict[str, Any]:
                 found[name][metric.removeprefix("gfpo/")] = sum(values) / len(values)
         print(seed, name, found[name], flush=True)
     return {"seed": seed, "arms": found}
+
+
+def gfpo(result: dict[str, Any]) -> str:
+    """Success and length by arm."""
+    timed = "generous" in result
+    later = [f"success {within(result['generous'])}"] if timed else []
+    success = [f"success {within(result['horizon'])}", *later]
+    rows = [["arm", *success, "steps when solved", "shorter than GRPO by", "groups without use"]]
+    for name, found in result["over_seeds"].items():
+        shorter = result["shorter"].get(name)
+        dead = [seed["arms"][name].get("frac_groups_dead") for seed in result["seeds"]]
+        value, low, high = found["solved_steps"]
+        rows.append(
+            [
+                name,
+                percent(found["success"]),
+                *([percent(found["generous"])] if timed else []),
+                f"{value:.1f} [{low:.1f}, {high:.1f}]",
+                percent_of_either_sign(shorter) if shorter else "",
+                "" if None in dead else f"{sum(dead) / len(dead):.0%}",
+            ]
+        )
+    note = (
+        f"{result['task']} with a horizon of {result['horizon']} steps, {len(result['seeds'])} "
+        f"seeds each with its own clone, {result['env_steps']:,} environment steps, groups of 16 "
+        "of which GFPO keeps 4; 100 held-out starts; intervals over seeds (Student's t; shorter: "
+        f"paired). {if_one_horizon(result)}{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def percent_of_either_sign(estimate: list[float]) -> str:
+    """``12 % [-3, 27]``."""
+    return "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * share for share in estimate))
+
+
+TABLES = {"gfpo": gfpo}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import if_one_horizon, origin, percent, table, within
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, cloned, column, curve, evaluated, trained
 from vla_rl.results.intervals import mean_interval
@@ -43,6 +44,44 @@ def one(folder: Path, start: Path, seed: int, env_steps: int, *options: str) -> 
     short, generous = both(result)
     success = {"success": short.mean.value, "generous": generous.mean.value}
     return {**success, "median_steps": result.median_steps, "train_success": curve(folder), **means}
+
+
+def gspo(result: dict[str, Any]) -> str:
+    """What several passes over a batch do at either level of the ratio."""
+    timed = "generous" in result
+    short = within(*result["horizons"]) if timed else "within the horizon of training"
+    later = [f"held-out success {within(result['generous'])}"] if timed else []
+    rows = [
+        ["arm", f"held-out success {short}", "each seed", *later, "training success over time",
+         "clipped", "spread", "KL"]
+    ]  # fmt: skip
+    for label, seeds in result["arms"].items():
+        mean = lambda name: sum(seed[name] for seed in seeds) / len(seeds)  # noqa: B023,E731
+        pieces = zip(*(seed["train_success"] for seed in seeds), strict=True)
+        rows.append(
+            [
+                label,
+                percent(result["over_seeds"][label]),
+                ", ".join(f"{100 * seed['success']:.0f}" for seed in seeds),
+                *([percent(result["over_seeds_generous"][label])] if timed else []),
+                " ".join(f"{sum(piece) / len(piece):.2f}" for piece in pieces),
+                f"{mean('pg_clipfrac'):.0%}",
+                f"{mean('ratio_std'):.2g}",
+                f"{mean('ppo_kl'):.2g}",
+            ]
+        )
+    seeds = len(next(iter(result["arms"].values())))
+    note = (
+        f"drawer-open-v3 and push-v3 from one clone at {percent(result['clone'])}, {seeds} seeds, "
+        f"{result['env_steps']:,} environment steps, six passes over every batch without KL, early "
+        "stop or anchor. Clipped: share of units; spread: standard deviation of the ratio; KL per "
+        f"action within an update. {if_one_horizon(result)}{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"gspo": gspo}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

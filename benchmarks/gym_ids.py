@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import origin, percent, table
 from benchmarks._record import write
 from benchmarks._runs import column, command, curve, evaluated
 from vla_rl.evaluate import EvalConfig
@@ -85,6 +86,51 @@ def with_returns(policy: Path) -> tuple[EvalResult, list[float]]:
     with open_collector(world, RolloutConfig(), acting) as collector:
         result, episodes = evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
     return result, [float(episode.env_reward.sum()) for episode in episodes]
+
+
+def gym_ids(result: dict[str, Any]) -> str:
+    """What was made of three Gymnasium ids."""
+    arm, runner, block = (result[name] for name in ("fetch", "cheetah", "pusht"))
+    rows = [
+        ["environment", "how", "before", "after"],
+        [
+            "`gym:FetchReachDense-v4`",
+            "PPO expert on the state, 10 demonstrations, cloned from images and state",
+            f"expert {percent(arm['expert'])}",
+            f"clone {percent(arm['clone'])} held-out success",
+        ],
+    ]
+    courses = []
+    for name, found in (("gym:HalfCheetah-v5", runner), ("gym:gym_pusht/PushT-v0", block)):
+        if "success_sixths" in found:
+            value, low, high = found["held_out_return"]
+            courses.append(
+                f"`{name}` in sixths of training: return "
+                f"{', '.join(f'{value:.3g}' for value in found['return_sixths'])}; success "
+                f"{', '.join(f'{100 * share:.0f} %' for share in found['success_sixths'])}; mean "
+                f"action on held-out starts: return {value:.3g} [{low:.3g}, {high:.3g}], "
+                "Student's t over starts."
+            )
+        rule = found["protocol"].partition("success=")[2].partition(",")[0]
+        rows.append(
+            [
+                f"`{name}`",
+                f"PPO from fresh weights on state, {found['env_steps']:,} steps, "
+                f"{found['seconds'] / 60:.1f} min",
+                f"return {found['return_first']:.1f}",
+                f"return {found['return_last']:.1f}; `{rule}` on held-out starts: "
+                f"{percent(found['held_out'])}",
+            ]
+        )
+    note = (
+        "One seed. Returns are the environment's own, means of the first and last tenth of "
+        f"training, with exploration noise. {' '.join([*courses, origin(result)])}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"gym_ids": gym_ids}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

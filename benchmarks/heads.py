@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import if_one_horizon, origin, percent, table, within
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, column, command, curve, evaluated
 from vla_rl.policy import PolicyBase, load_policy
@@ -92,6 +94,44 @@ def decisions_per_second(policy: PolicyBase) -> float:
 def _means(seeds: list[Any]) -> dict[str, Any]:
     """Over seeds, with Student's t interval."""
     return {w: list(mean_interval([seed[w] for seed in seeds])) for w in ("before", "after")}
+
+
+def heads(result: dict[str, Any]) -> str:
+    """Success before and after RL, and speed, by action head."""
+    when = within(result["horizon"])
+    timed = "generous" in result
+    later = [f"{w}, {within(result['generous'])}" for w in ("clone", "after RL")] if timed else []
+    rows = [
+        ["head", f"clone, {when}", f"after RL, {when}", "each seed", *later, "decisions/s",
+         "ms per gradient step"]
+    ]  # fmt: skip
+    for name, seeds in result["heads"].items():
+        mean = result["over_seeds"][name]
+        steps = [seed["update_seconds"] for seed in seeds if "update_seconds" in seed]
+        rows.append(
+            [
+                f"`{name}`",
+                percent(mean["before"]),
+                percent(mean["after"]),
+                ", ".join(f"{100 * s['before']:.0f} → {100 * s['after']:.0f}" for s in seeds),
+                *(percent(mean["generous"][w]) for w in ("before", "after") if timed),
+                f"{fmean(seed['decisions_per_second'] for seed in seeds):,.0f}",
+                f"{1000 * fmean(steps):.0f}",
+            ]
+        )
+    count = len(next(iter(result["heads"].values())))
+    note = (
+        f"{result['task']}, {result['demos']} demonstrations, {result['sft_steps']} steps of "
+        f"cloning, {result['env_steps']:,} environment steps of {result['algorithm'].upper()}, "
+        f"{result['episodes']} held-out starts; {count} seeds, each with its own demonstrations, "
+        "mean with Student's t interval. Speeds on a machine with other work. "
+        f"{if_one_horizon(result)}{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"heads": heads}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

@@ -16,9 +16,11 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks._cost import run
+from benchmarks._markdown import if_one_horizon, origin, percent, points, table, within
 from benchmarks._record import write
 from benchmarks._runs import both
 from vla_rl.results.evaluation import EvalResult
@@ -203,6 +205,59 @@ def rates(size: Size, result: EvalResult) -> dict[str, float]:
 def gain(after: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
     """Mean difference over seeds with its interval; each seed against its own clone."""
     return list(mean_interval([a[name] - b[name] for a, b in zip(after, before, strict=True)]))
+
+
+IRE_VLA_PAPER = {
+    # arXiv 2501.16664, figure 5: Meta-World, success on expert, RL and unseen tasks.
+    "metaworld": {
+        "sft": (0.83, 0.41, 0.51),
+        "replay": (0.69, 0.35, 0.39),
+        "freeze": (0.75, 0.79, 0.61),
+        "ire_vla": (0.84, 0.89, 0.81),
+    },
+    # Table I: Kitchen, mean over its five expert tasks, then the red and the yellow slide door.
+    "franka_kitchen": {
+        "sft": (0.758, 0.46, 0.98),
+        "replay": (0.51, 0.30, 0.64),
+        "ire_vla": (0.904, 0.99, 1.0),
+    },
+}
+
+
+def ire_vla(result: dict[str, Any]) -> str:
+    """Success by group of tasks after the last RL task, the paper's beside."""
+    groups = ("expert", "rl", "unseen")
+    paper = IRE_VLA_PAPER[result["suite"]]
+    several = bool(result["over_seeds"])
+    timed = "generous" in result
+    later = [f"the same {within(result['generous'])}"] if timed else []
+    gains = ["RL over SFT, points", "each seed, RL", *later, "paper"]
+    rows = [["method", "expert", "RL", "unseen", *gains]]
+    for arm, seeds in result["arms"].items():
+        means = result["over_seeds"].get(arm)
+        found = [percent(means[g]) if several else f"{100 * seeds[0][g]:.0f} %" for g in groups]
+        gain = points(result["over_sft"][arm]["rl"]) if arm in result["over_sft"] else ""
+        each = ", ".join(f"{100 * seed['rl']:.0f}" for seed in seeds)
+        said = " / ".join(f"{100 * share:.0f}" for share in paper[arm]) if arm in paper else ""
+        with_time = [
+            " / ".join(f"{100 * fmean(s[f'generous_{g}'] for s in seeds):.0f}" for g in groups)
+            for _ in later
+        ]
+        name = f"**{arm}**" if arm == "ire_vla" else arm
+        rows.append([name, *found, gain, each, *with_time, said])
+    over = "means over seeds with Student's t interval" if several else "one seed"
+    note = (
+        f"Expert: {', '.join(result['expert'])}; RL: {', '.join(result['rl'])}; unseen: "
+        f"{', '.join(result['unseen'])}. {result['demos']} demonstrations of each expert task, "
+        f"horizon {result['horizon']}, {result['practice'][-1]} environment steps of RL (LOOP "
+        f"where no other is named) on each RL task; {result['episodes']} held-out starts of each "
+        f"task, {over}. {if_one_horizon(result)}{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"ire_vla_metaworld": ire_vla, "ire_vla_kitchen": ire_vla}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

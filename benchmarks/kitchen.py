@@ -14,6 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._markdown import (
+    before_after,
+    counted,
+    if_one_horizon,
+    number_of_runs,
+    origin,
+    table,
+    within,
+)
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, both, changes, command, evaluated, trained
 from vla_rl.results.evaluation import EvalResult, compare, comparison_rows
@@ -147,6 +156,60 @@ def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, of_seeds in rows.items()
     }
+
+
+def kitchen_elements(result: dict[str, Any]) -> str:
+    """Success of single elements before and after."""
+    seeds, arm = result["seeds"], result["arm"]
+    rows = [["element", "clone", "after RL", "difference in points", "each seed"]]
+    for name, found in result["over"].items():
+        each = [seed.get(name) or seed["measures"][name] for seed in seeds]
+        told = ", ".join(f"{100 * e['before'][0]:.0f} → {100 * e['after'][0]:.0f}" for e in each)
+        means = {
+            "mean": f"**mean, {within(arm['horizon'])}**",
+            "generous": f"**mean, {within(arm.get('generous', 0))}**",
+        }
+        rows.append([means.get(name, name), *before_after(found), told])
+    note = (
+        f"One policy for all, {arm['demos']} demonstrations of each, horizon {arm['horizon']} "
+        f"steps, {arm['env_steps']:,} environment steps of RL (DAPO, sparse success); "
+        f"{arm['episodes']} held-out starts of each; {number_of_runs(seeds)} {if_one_horizon(arm)}"
+        f"{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+def kitchen_sequence(result: dict[str, Any]) -> str:
+    """How much of a sequence is completed before and after."""
+    seeds, arm = result["seeds"], result["arm"]
+    parts = 4
+    rows = [["measure", "clone", "after RL", "difference", "each seed"]]
+    for name, found in result["over"].items():
+        if name in ("mean", "generous"):
+            continue
+        each = [seed["measures"][name] for seed in seeds]
+        measure = name.partition(": ")[2]
+        if measure.startswith("share"):
+            counts = [counted(found[w], parts) for w in ("before", "after", "difference")]
+            told = ", ".join(
+                f"{parts * e['before'][0]:.2f} → {parts * e['after'][0]:.2f}" for e in each
+            )
+            rows.append([f"**mean completed of {parts}**", *counts, told])
+        else:
+            told = ", ".join(
+                f"{100 * e['before'][0]:.0f} → {100 * e['after'][0]:.0f}" for e in each
+            )
+            rows.append([measure, *before_after(found), told])
+    note = (
+        f"`{arm['tasks'][0]}`, {arm['demos']} demonstrations, horizon {arm['horizon']} steps, "
+        f"{arm['env_steps']:,} environment steps of RL (PPO, progress and a reward for each part); "
+        f"{arm['episodes']} held-out starts; {number_of_runs(seeds)} {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"kitchen_elements": kitchen_elements, "kitchen_sequence": kitchen_sequence}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks._markdown import origin, table
 from benchmarks._record import write
 from vla_rl.envs import franka_kitchen as suite
 from vla_rl.envs._kitchen.simulator import Settings
@@ -65,6 +66,29 @@ def summary(task: Task, episodes: list[Played]) -> dict[str, Any]:
         found["subgoals"] = task.subgoals
         found["mean_completed"] = float(np.mean([played.completed for played in episodes]))
     return found
+
+
+def kitchen_experts(result: dict[str, Any]) -> str:
+    """Success of the scripted experts."""
+    rows = [["task", "solved", "95 % interval", "steps", "completed parts"]]
+    for name, found in result["tasks"].items():
+        low, high = (100 * end for end in found["interval"])
+        steps = found["mean_steps_when_solved"]
+        parts = found.get("subgoals")
+        rows.append(
+            [
+                name,
+                f"{found['success'] * found['episodes']:.0f} of {found['episodes']}",
+                f"{low:.0f}-{high:.0f} %",
+                "-" if steps is None else f"{steps:.0f}",
+                f"{found['mean_completed']:.1f} of {len(parts)}" if parts else "",
+            ]
+        )
+    return f"{table(*rows)}\n\nDefault starts. {origin(result)}"
+
+
+TABLES = {"kitchen_experts": kitchen_experts}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import origin, percent, table
 from benchmarks._record import write
 from benchmarks._runs import GENEROUS, cloned, curve, evaluated, trained
 from vla_rl.commands import demo
@@ -61,6 +62,32 @@ def one(folder: Path, start: Path, seed: int, *options: str) -> dict[str, Any]:
         "tasks": tasks,
         "train_success": curve(folder),
     }
+
+
+def densities(result: dict[str, Any]) -> str:
+    """Success by density and learning rate."""
+    rows = [["algorithm", "density", "learning rate", "after RL", "each seed", *result["tasks"]]]
+    for arm, rates in result["arms"].items():
+        for rate, runs in rates.items():
+            each = ", ".join(f"{100 * run['success']:.0f}" for run in runs)
+            tasks = [
+                sum(run["tasks"][task] for run in runs) / len(runs) for task in result["tasks"]
+            ]
+            label = f"**{rate}**" if rate == result["best_rate"][arm] else rate
+            after = percent(result["over_seeds"][arm][rate])
+            rows.append([*arm.split(), label, after, each, *(f"{share:.0%}" for share in tasks)])
+    clones = ", ".join(f"{100 * value:.0f}" for value in result["clones"])
+    note = (
+        f"Success within {result['horizon']} steps; clones of the seeds: {clones} %. "
+        f"{result['env_steps']:,} environment steps of RL. Bold: the best rate of a line's "
+        f"algorithm and density, chosen on validation starts. "
+        f"Intervals over seeds (Student's t). {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"densities": densities}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

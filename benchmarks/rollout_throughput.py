@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import origin, table
 from benchmarks._record import write
 from vla_rl import plugins
 from vla_rl.envs import metaworld as suite
@@ -190,6 +191,34 @@ def by_collector(seconds: float) -> tuple[dict[str, float], dict[str, float]]:
             rates[name] = steps / (time.perf_counter() - began)
     total = sum(split.values())
     return rates, {part: spent / total for part, spent in split.items()}
+
+
+def rollout_throughput(result: dict[str, Any]) -> str:
+    """Environment steps per second."""
+    names = {
+        "usual": "the usual way, re-implemented: a process per environment, 480x480 "
+        "default-quality frame at every step, pickled; no policy",
+        "usual_small": "the same with our cameras, resolution and fast rendering",
+        "collector": "**vla-rl, with the policy in the loop**",
+        "meta_world": "stock Meta-World `step`, no frames, no policy",
+        "physics": "MuJoCo's physics alone",
+    }
+    rows = [["", "environment steps/s", "of vla-rl"]]
+    ours = result["mean"]["collector"]
+    for way, text in names.items():
+        rate = result["mean"][way]
+        rows.append([text, f"{rate:,.0f}", f"{rate / ours:.2g}"])
+    split = ", ".join(f"{p} {s:.0%}" for p, s in result["collector_time_split"].items())
+    note = (
+        f"{result['times_usual']:.0f} times the usual way, {result['share_of_physics']:.0%} of "
+        f"bare physics. Time of vla-rl: {split}. Chunks of {result['chunk']}, two 64 px cameras. "
+        f"{origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"rollout_throughput": rollout_throughput}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

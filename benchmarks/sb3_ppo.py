@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import gymnasium
@@ -36,6 +37,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from benchmarks._markdown import number_of_seeds, origin, table
 from benchmarks._record import write
 from benchmarks._runs import column, command
 from vla_rl import plugins
@@ -302,6 +304,41 @@ def found_or_run(given: argparse.Namespace, name: str, arm: str, seed: int) -> d
 
 def _folder(out: Path, name: str, arm: str, seed: int) -> Path:
     return out / name / f"{arm}_{seed}"
+
+
+def sb3_ppo(result: dict[str, Any]) -> str:
+    """Return of our PPO and of Stable-Baselines3's."""
+    names = {"sb3": "Stable-Baselines3 PPO", "ours": "**vla-rl `ppo`**"}
+    rows = [
+        ["task", "PPO", "held-out return", "each seed", "training return in tenths", "wall time"]
+    ]
+    for task, arms in result["tasks"].items():
+        for arm, seeds in arms.items():
+            over = result["over_seeds"][task].get(arm)
+            tenths = zip(*(seed["curve"] for seed in seeds), strict=True)
+            known = [[value for value in tenth if value is not None] for tenth in tenths]
+            rows.append(
+                [
+                    f"`{result['worlds'][task][3]}`",
+                    names[arm],
+                    "{:,.0f} [{:,.0f}, {:,.0f}]".format(*over) if over else "",
+                    ", ".join(f"{seed['return']:,.0f}" for seed in seeds),
+                    " ".join(f"{fmean(tenth):,.0f}" if tenth else "-" for tenth in known),
+                    f"{fmean(seed['seconds'] for seed in seeds) / 60:.1f} min",
+                ]
+            )
+    count = max(len(seeds) for arms in result["tasks"].values() for seeds in arms.values())
+    note = (
+        f"State only, {result['env_steps']:,} environment steps, "
+        f"{number_of_seeds(count).lower()} each; "
+        f"mean action on {result['held_out']} held-out starts, mean over seeds with Student's t "
+        f"interval; {result['jobs']} runs at once. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"sb3_ppo": sb3_ppo}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

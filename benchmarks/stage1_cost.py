@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._markdown import origin, per_second_text, table
 from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
 from vla_rl.envs import metaworld
@@ -74,6 +75,33 @@ def _played(vision: str, rows: int) -> tuple[vla.Policy, RolloutBatch]:
         played = collector.collect(policy, specs, keys, PlaySettings(keep_images=True))
     groups: list[Group] = [[t] for t in played.trajectories]
     return policy, RolloutBatch.pack(groups)
+
+
+def stage1_cost(result: dict[str, Any]) -> str:
+    """Rate and memory of updates with kept features and without."""
+    rows = [["backbone", "looking again", "kept features", "times", "memory", "gradients apart"]]
+    for found in result["backbones"].values():
+        kept, again = found["kept"], found["again"]
+        rows.append(
+            [
+                found["about"],
+                f"{per_second_text(again['steps_per_second'])} steps/s",
+                f"{per_second_text(kept['steps_per_second'])} steps/s",
+                f"{per_second_text(found['times'])}",
+                f"{again['peak_gb']:.2f} → {kept['peak_gb']:.2f} GB",
+                f"{found['gradients_apart']:.1e}",
+            ]
+        )
+    note = (
+        f"Gradient steps of head and critic on {result['rows']} decisions, two 64 px views; memory "
+        "is the most that the process held; gradients by the norm of their difference, as features "
+        f"are kept in half precision. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"stage1_cost": stage1_cost}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

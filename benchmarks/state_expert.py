@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._markdown import origin, percent, table
 from benchmarks._record import write
 from benchmarks._runs import command
 from vla_rl.results.evaluation import EvalResult
@@ -73,6 +74,20 @@ def until_learned(steps: list[int], success: list[float]) -> int | None:
     too_low = [i for i, rate in enumerate(success) if rate < LEARNED]
     first = too_low[-1] + 1 if too_low else 0
     return steps[first] if first < len(steps) else None
+
+
+def state_expert(result: dict[str, Any]) -> str:
+    """Held-out success of experts that Stable-Baselines3 trained."""
+    rows = [["task", "algorithm", "steps", "CPU seconds", "held-out success"]]
+    for task, by_algorithm in result["tasks"].items():
+        for name, found in by_algorithm.items():
+            seconds, steps = f"{found['cpu_seconds']:.0f}", f"{found['steps']:,}"
+            rows.append([task, name, steps, seconds, percent(found["held_out"])])
+    return f"{table(*rows)}\n\nOne seed, 100 held-out starts. {origin(result)}"
+
+
+TABLES = {"state_expert": state_expert}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

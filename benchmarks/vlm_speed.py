@@ -27,6 +27,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from benchmarks._markdown import origin, per_second_text, table
 from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
 from vla_rl.learning.learner import Learner, LearnerConfig
@@ -260,6 +261,33 @@ def _largest(name: str, limit_gb: int, scratch: Path) -> int:
 
 
 CASES = ("plain_act", "act", "plain_update", "update", "update_frozen")
+
+
+def vlm_speed(result: dict[str, Any]) -> str:
+    """Rates of ours and of a plain loop."""
+    names = {
+        "plain_act": "decisions/s, plain loop",
+        "act": "**decisions/s, vla-rl**",
+        "plain_update": "update samples/s, plain loop",
+        "update": "**update samples/s, vla-rl** (adapters and head)",
+        "update_frozen": "**update samples/s, vla-rl** (head only)",
+    }
+    models = result["models"].values()
+    rows = [["", *(model["about"] for model in models)]]
+    for case, text in names.items():
+        found = [model["cases"][case] for model in models]
+        rows.append(
+            [text, *(f"{per_second_text(f['per_second'])}, {f['peak_gb']:.1f} GB" for f in found)]
+        )
+    note = (
+        f"{result['batch']} observations at a time, LoRA of rank {result['lora_rank']}; memory is "
+        f"the most that the process held. {origin(result)}"
+    )
+    return f"{table(*rows)}\n\n{note}"
+
+
+TABLES = {"vlm_speed_embedded": vlm_speed, "vlm_speed_smolvlm-256m": vlm_speed}
+"""What writes the tables of results, by their names."""
 
 
 def main() -> None:

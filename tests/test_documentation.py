@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import filled
+from benchmarks.tables import filled, pages
 from tests.helpers import WORLD, make_policy
 from vla_rl.cli import main as vla_rl
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve
@@ -25,8 +25,9 @@ README = ROOT / "README.md"
 
 
 def test_the_tables_are_those_of_the_results():
-    text = README.read_text()
-    assert filled(text) == text
+    for page in pages():
+        text = page.read_text()
+        assert filled(text) == text, page
 
 
 def test_the_algorithm_of_the_readme_trains_by_its_dotted_name(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import main_job, metaworld_state, readme, sb3_ppo
+from benchmarks import main_job, metaworld_state, sb3_ppo
 from benchmarks._runs import both, changes
 from vla_rl.envs import metaworld
 from vla_rl.results.evaluation import EvalResult, TaskResult
@@ -51,7 +51,7 @@ def test_the_main_job_tells_both_horizons():
         "date": "today",
         "git": "abc",
     }
-    table = readme.main_job(result)
+    table = main_job.main_job(result)
     head, _, first = (line.split(" | ") for line in table.splitlines()[:3])
     assert head[2:5] == [
         "clone, within 100 steps",
@@ -67,7 +67,7 @@ def test_the_main_job_tells_both_horizons():
     assert "nly one horizon" not in table
     for of_seed in seeds:
         del of_seed["generous"]
-    earlier = readme.main_job({**result, "over_seeds": over})
+    earlier = main_job.main_job({**result, "over_seeds": over})
     assert "only one horizon was measured" in earlier
     assert "within 200" not in earlier
 
