@@ -125,7 +125,7 @@ def algorithms(result: dict[str, Any]) -> str:
         "iterations, first reached it. Update: its share of the wall time. "
         f"{if_one_horizon(result)}{origin(result)}"
     )
-    figure = "![Learning curves of every algorithm](benchmarks/results/algorithms.png)"
+    figure = "![Learning curves of every algorithm](../../benchmarks/results/algorithms.png)"
     return f"{table(*rows)}\n\n{note}\n\n{figure}"
 
 
