@@ -61,7 +61,8 @@ class Config(HeadConfig):
     parts that are trained."""
     precision: str = "auto"
     """Arithmetic of the vision-language model: "float32", "bfloat16", or "auto" (bfloat16 where the
-    processor has it). The action expert is always float32, as log-probabilities hang on it."""
+    processor has it). The action expert is always float32, because log-probabilities depend on
+    it."""
     architecture: Annotated[str, tyro.conf.Suppress] = ""
     """Filled in: what the model is, so that a saved policy needs no hub."""
 

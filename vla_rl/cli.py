@@ -27,7 +27,7 @@ COMMANDS = {
     "export": "write demonstrations as a LeRobotDataset v3 or a Minari dataset",
     "import": "read a LeRobotDataset v3 or a Minari dataset as demonstrations",
     "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
-    "check": "check a suite of yours against the contract and say what to mend",
+    "check": "check a suite of yours against the contract and say what to fix",
     "doctor": "check this machine and say what to do",
 }
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -60,7 +60,7 @@ def _run(name: str, options: list[str]) -> int:
 
 
 def _guarded(action: Callable[[], int]) -> int:
-    """Answer what a user can mend in one sentence; anything else keeps its traceback."""
+    """Answer what a user can fix in one sentence; anything else keeps its traceback."""
     try:
         return action()
     except KeyboardInterrupt:

@@ -113,7 +113,7 @@ OnStep = Callable[[int, dict[str, float]], None]
 
 
 class Cloning:
-    """Supervised fine-tuning step by step, so that it can be saved in the middle and gone on with.
+    """Supervised fine-tuning step by step, so that it can be checkpointed midway and resumed.
 
     Attributes:
         learner: Trains the head and, unless it is to stay as it is, the backbone.
@@ -297,7 +297,7 @@ class DemoAnchor:
         rng = seeding.generator(self._seed, "anchor", step)
         rows = self._data.sample(rng, config.batch_size, balance_tasks=True).rows
         most = config.micro_batch_size or len(rows)
-        count = max(-(-len(rows) // most), self._ranks.world)
+        count = max(-(-len(rows) // most), self._ranks.size)
         return np.array_split(rows, min(count, len(rows)))
 
     def _part(self, step: int, pieces: Sequence[NDArray[np.int64]], number: int) -> Tensor:

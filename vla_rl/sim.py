@@ -1,8 +1,8 @@
 """The environment contract: a Gymnasium environment that can also be stepped without looking.
 
-A chunked policy looks once per chunk, and rendering is the dearest part of a step. So a suite
-splits a step in two: ``advance`` moves the simulation, ``observe`` looks at it. ``step`` is the two
-together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
+A chunked policy looks once per chunk, and rendering is the most expensive part of a step. So a
+suite splits a step in two: ``advance`` moves the simulation, ``observe`` looks at it. ``step`` is
+the two together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
 """
 
 from __future__ import annotations

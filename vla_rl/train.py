@@ -313,8 +313,8 @@ class Loop:
             "train/frac_env_steps_dropped": 1 - _env_steps(draw.kept) / _env_steps(draw.played),
             "train/env_steps": self.env_steps,
             "train/episodes": self.episodes,
-            "train/workers_lost": sum(self.learner.ranks.everything([self.collector.lost])),
-            "train/episodes_retried": sum(self.learner.ranks.everything([self.collector.retried])),
+            "train/workers_lost": sum(self.learner.ranks.all_gather([self.collector.lost])),
+            "train/episodes_retried": sum(self.learner.ranks.all_gather([self.collector.retried])),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -360,7 +360,7 @@ def until_done(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool
 
     It is asked between iterations only, so the state that is left is that of a whole iteration.
     """
-    while not over(loop) and not loop.learner.ranks.anyone(stopped()):  # signals differ, too
+    while not over(loop) and not loop.learner.ranks.any(stopped()):  # signals differ, too
         on_iteration(loop, loop.step())
 
 
@@ -369,7 +369,7 @@ def over(loop: Loop) -> bool:
     limit = 60 * loop.config.minutes or float("inf")
     most_steps = loop.config.env_steps or float("inf")
     done = loop.iteration >= loop.config.iterations or loop.env_steps >= most_steps
-    return loop.learner.ranks.anyone(done or loop.seconds >= limit)  # clocks differ
+    return loop.learner.ranks.any(done or loop.seconds >= limit)  # clocks differ
 
 
 def _is_finite(t: Trajectory) -> bool:

@@ -104,7 +104,7 @@ def _named(what: str, name: str, things: Sequence[Any]) -> Any:
 def _add(part: Part, body: Any) -> None:
     import mujoco
 
-    # It touches as the thing itself does, whose shapes may hang on nameless bodies below.
+    # It touches as the thing itself does, whose geoms may belong to unnamed child bodies.
     touched = next((geom for geom in body.find_all("geom") if geom.conaffinity), None)
     if touched is None:
         raise ValueError(f"nothing on body {part.body!r} can be touched; add the part to another")

@@ -96,7 +96,8 @@ def _load_minilm() -> Callable[[str], NDArray[np.float32]]:
 
     folder = Path(spec.submodule_search_locations[0]) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):  # the initialisation must not move anybody's seed
+    # Initialisation must not advance the caller's random generator.
+    with torch.random.fork_rng(devices=[]):
         config = AutoConfig.from_pretrained(folder)
         model = AutoModel.from_config(config).eval()  # type: ignore[no-untyped-call]
     weights = load_file(folder / "model.safetensors")

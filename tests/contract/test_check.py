@@ -336,7 +336,7 @@ def test_the_command_names_what_to_mend(capsys):
     assert check("--env", NAME, "--env.fault", "BlackFrame", "--tasks", "red", "--seeds", "2") == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "BAD frames view 'top' shows nothing but the colour [0, 0, 0] at 2 starts" in shown
-    assert "to mend: frames of red" in shown
+    assert "to fix: frames of red" in shown
 
 
 def test_an_unknown_task_is_bad_input(capsys):

@@ -50,13 +50,13 @@ def case(request):
 @pytest.mark.parametrize("check", SUITE_CHECKS)
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_keeps_the_contract_without_a_remark(name, check):
-    found = SUITE_CHECKS[check](Subject(name, tasks=CHECKED[name]))  # raises what is to be mended
+    found = SUITE_CHECKS[check](Subject(name, tasks=CHECKED[name]))  # raises what is to be fixed
     assert found.advice == ""
 
 
 @pytest.mark.parametrize("check", TASK_CHECKS)
 def test_a_task_keeps_the_contract(case, check):
-    TASK_CHECKS[check](case)  # raises what is to be mended
+    TASK_CHECKS[check](case)  # raises what is to be fixed
 
 
 # ------------------------------------------------------------------------------ the module's names

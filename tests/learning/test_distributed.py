@@ -51,7 +51,7 @@ def dealt_and_collected(ranks):
 
 
 def collected_unevenly(ranks):
-    return ranks.everything([np.full(ranks.rank, 7.0)] * 2 * ranks.rank)
+    return ranks.all_gather([np.full(ranks.rank, 7.0)] * 2 * ranks.rank)
 
 
 def gathered_too_much(ranks):
@@ -60,7 +60,7 @@ def gathered_too_much(ranks):
 
 
 def only_the_last_says_so(ranks):
-    return ranks.anyone(ranks.rank == ranks.world - 1), ranks.anyone(False)
+    return ranks.any(ranks.rank == ranks.size - 1), ranks.any(False)
 
 
 def failing_main(ranks):
@@ -68,14 +68,14 @@ def failing_main(ranks):
         raise FileExistsError(f"said by {ranks.rank}")
 
     with pytest.raises(FileExistsError, match="said by 0"):
-        ranks.only_main(fail)
+        ranks.on_main(fail)
 
 
 def one_decay(ranks):
     """A step in which only the last rank has a loss, of one parameter only."""
     policy = make_policy()
     learner = Learner(policy, LearnerConfig(weight_decay=0.5), ("head", "critic"), ranks=ranks)
-    if ranks.rank == ranks.world - 1:
+    if ranks.rank == ranks.size - 1:
         learner.accumulate(policy.groups()["head"][0].square().sum())
     learner.step()
     return parameters(policy)

@@ -3,8 +3,8 @@
 The ratio is clipped and then only *weights* the gradient of the log-probability: no unit is ever
 dropped from the gradient. There is no lower bound, no KL, and dynamic sampling as in DAPO.
 
-Other here: the mean over episodes of means over units instead of the paper's mean over all tokens,
-for the reason given in `dapo`. The paper does not disclose its upper bound.
+Differences from the paper: the mean over episodes of means over units instead of the paper's mean
+over all tokens, for the reason given in `dapo`. The paper does not disclose its upper bound.
 """
 
 from __future__ import annotations

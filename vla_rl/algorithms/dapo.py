@@ -3,9 +3,10 @@
 GRPO with a wider clip above 1, no KL, and groups without contrast drawn again. The paper's soft
 punishment of overlong answers is the reward model `overlong`.
 
-Other here: the paper averages over all tokens of a batch (`token-mean`). Robot failures run to the
-time limit and successes do not, so that mode pushes probability down on balance; the mean over
-episodes of means over units does not. `--algo.loss-agg-mode token-mean` brings the paper's back.
+Differences from the paper: the paper averages over all tokens of a batch (`token-mean`). Robot
+failures run to the time limit and successes do not, so that mode pushes probability down on
+balance; the mean over episodes of means over units does not. `--algo.loss-agg-mode token-mean`
+brings the paper's back.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ advantages are zero, and nothing is learnt. Two rules repair that; attributes ra
 - ``full_group``: normalise advantages over the whole group, then keep every failure and the k best
   successes.
 
-Other here: G = 16 and k = 8 (the paper's middle setting), and the mean over episodes of means over
-units, for the reason given in `dapo`.
+Differences from the paper: G = 16 and k = 8 (the paper's middle setting), and the mean over
+episodes of means over units, for the reason given in `dapo`.
 """
 
 from __future__ import annotations

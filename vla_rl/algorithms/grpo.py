@@ -3,8 +3,9 @@
 The advantage of a rollout is its return minus the mean of its group, divided by the group's
 standard deviation; PPO's clip per token; a KL to the starting policy in the loss.
 
-The paper's settings: G = 64, clip 0.2, KL 0.04 with the k3 estimator. Other here: G = 8, as
-robot groups are dearer than answers, and several passes over each batch, for the same reason.
+The paper's settings: G = 64, clip 0.2, KL 0.04 with the k3 estimator. Differences here: groups of
+8, as robot episodes are more expensive than answers, and several passes over each batch, for the
+same reason.
 """
 
 from __future__ import annotations

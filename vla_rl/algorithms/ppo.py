@@ -78,7 +78,8 @@ class Algorithm(PolicyGradient):
     gamma: float = 0.99
     """Discount per *decision* (a chunk of actions), not per environment step."""
     gae_lambda: float = 0.95
-    """Between one-step advantages (0) and returns (1)."""
+    """Lambda of generalised advantage estimation: 0 for one-step advantages, 1 for whole
+    returns."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""
     cliprange_value: float = 0.0

@@ -15,7 +15,7 @@ from vla_rl.world import World
 
 @dataclass(frozen=True)
 class Command:
-    """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to mend.
+    """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to fix.
 
     The suite may be the first word: `vla-rl check gym:CartPole-v1`.
     """
@@ -29,7 +29,7 @@ class Command:
     the others."""
 
     def run(self) -> int:
-        """Print every finding; the exit status is 1 if something must be mended."""
+        """Print every finding; the exit status is 1 if something must be fixed."""
         console = Console()
         subject = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)
         bad, section = [], ""
@@ -41,7 +41,7 @@ class Command:
             if not check.ok:
                 bad.append(f"{check.name} of {task}" if task else check.name)
         console.print(
-            f"\n[red]to mend: {', '.join(bad)}[/red]"
+            f"\n[red]to fix: {', '.join(bad)}[/red]"
             if bad
             else f"\n[green]{subject.suite} keeps the contract[/green]",
             highlight=False,

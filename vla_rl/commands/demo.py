@@ -86,7 +86,7 @@ class Command:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0
-    """Of everything."""
+    """Seed of everything that is random: weights, starts, noise and minibatches."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 

@@ -18,7 +18,7 @@ class Command:
     """Where runs would be written."""
 
     def run(self) -> int:
-        """Print every finding; the exit status is 1 if something must be mended."""
+        """Print every finding; the exit status is 1 if something must be fixed."""
         console = Console()
         checks = examine(self.out)
         for check in checks:
@@ -27,5 +27,5 @@ class Command:
             if check.advice:
                 console.print(f"     {'':<14} [yellow]{check.advice}[/yellow]", highlight=False)
         bad = [check.name for check in checks if not check.ok]
-        console.print(f"[red]to mend: {', '.join(bad)}[/red]" if bad else "[green]ready[/green]")
+        console.print(f"[red]to fix: {', '.join(bad)}[/red]" if bad else "[green]ready[/green]")
         return 1 if bad else 0

@@ -63,7 +63,7 @@ class Command:
     checkpoint_every: int = 50_000
     """Environment steps between checkpoints."""
     seed: int = 0
-    """Of weights, starts and noise."""
+    """Seed of weights, starts and noise."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every"):

@@ -25,12 +25,13 @@ class Command:
     out: Path
     """A new folder."""
     fps: int = 20
-    """Of `lerobot`: steps per second that its timestamps are made of; demonstrations of vla-rl have
-    no clock."""
+    """For `lerobot`: steps per second that its timestamps are made of; demonstrations of vla-rl
+    have no clock."""
     video: bool = False
-    """Of `lerobot`: encode images as video, which is smaller but changes them."""
+    """For `lerobot`: encode images as video, which is smaller but changes them."""
     dataset_id: str | None = None
-    """Of `minari`: namespace/name-v0; by default what is written in the demonstrations."""
+    """For `minari`: the dataset's id, namespace/name-v0; by default what is written in the
+    demonstrations."""
 
     def run(self) -> int:
         """Write and say where it is."""

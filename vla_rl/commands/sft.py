@@ -33,7 +33,7 @@ class Command:
     sft: SFTConfig = field(default_factory=SFTConfig)
     """Behaviour cloning."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, order and augmentation."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 

@@ -17,7 +17,7 @@ from vla_rl.stages.run import new_run, save_policy
 from vla_rl.stages.setup import (
     checked_spaces,
     curriculum_named,
-    meet_states,
+    fit_state_statistics,
     new_policy,
     open_collector,
     pick_device,
@@ -70,7 +70,7 @@ class Command:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0
-    """Of starts, noise and minibatches."""
+    """Seed of starts, noise and minibatches."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda`."""
 
@@ -97,13 +97,13 @@ class Command:
             with open_collector(self.world, self.rollout, policy, ranks) as collector:
                 met = None
                 if self.policy is None:
-                    met = meet_states(collector, policy, self.world, self.seed)
+                    met = fit_state_statistics(collector, policy, self.world, self.seed)
                 train_stage(
                     *(run, collector, policy, self.world, recipe, demos, self.resume, ranks),
                     met=met,
                 )
             folder = run.folder / "policy"
-            ranks.only_main(lambda: save_policy(policy, self.world, folder))
+            ranks.on_main(lambda: save_policy(policy, self.world, folder))
             if ranks.is_main:
                 print(f"policy written to {folder}")
                 show_kept(run.folder)

@@ -1,4 +1,4 @@
-"""The contract of a suite, as checks that say what to mend; ``vla-rl check`` and tests run them.
+"""The contract of a suite, as checks that say what to fix; ``vla-rl check`` and tests run them.
 
 A suite of your own is held to it by a test file of this length::
 

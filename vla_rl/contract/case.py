@@ -32,7 +32,7 @@ class Broken(Exception):
     """The contract is broken."""
 
     def __init__(self, found: str, advice: str) -> None:
-        """What was found, and what to mend."""
+        """What was found, and what to fix."""
         super().__init__(found, advice)
         self.finding = Finding(found, advice)
 

@@ -91,7 +91,7 @@ def _check_look(env: SimEnv, when: str, declared: Spaces) -> None:
         if array.shape != shape or array.dtype != dtype:
             raise Broken(
                 f"{name} {when} is {array.dtype} {list(array.shape)}",
-                f"give {np.dtype(dtype)} {list(shape)}, as spaces(settings) declares, or mend that",
+                f"give {np.dtype(dtype)} {list(shape)}, as spaces(settings) declares, or fix that",
             )
         if not np.isfinite(array).all():
             raise Broken(f"{name} {when} is {array}", "give finite numbers only")
@@ -191,7 +191,7 @@ def speed(case: Case) -> Finding:
     with mock.patch.object(env, "observe", wraps=env.observe) as looks:
         advance(0)
     if looks.called:
-        raise Broken("advance() calls observe()", "look only in observe(): drawing is dear")
+        raise Broken("advance() calls observe()", "look only in observe(): rendering is expensive")
     step, glance = _seconds(advance), _seconds(lambda _: env.observe())
     found = f"{1 / step:.0f} steps and {1 / glance:.0f} looks per second"
     if glance <= SLOW_LOOK * step:

@@ -38,7 +38,7 @@ def solving(case: Case) -> Finding:
     solved = sum(end.success for end in ends)
     found = f"solves {solved} of {case.count} starts within {steps} steps"
     if solved == 0:
-        raise Broken(found, "mend the expert or raise max_steps; can the task be solved at all?")
+        raise Broken(found, "fix the expert or raise max_steps; can the task be solved at all?")
     return Finding(found, "" if solved == case.count else "`vla-rl record` keeps what it solves")
 
 

@@ -84,7 +84,7 @@ class Subject(World):
         """Run one of :data:`CHECKS`, on every chosen task if it is about environments.
 
         Raises:
-            AssertionError: If it fails, with what was found and what to mend.
+            AssertionError: If it fails, with what was found and what to fix.
             ValueError: If there is no such check.
         """
         if check not in CHECKS:

@@ -51,7 +51,7 @@ class SACConfig:
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of actor and critics."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """Learning rate of Adam."""
     gamma: float = 0.99
     """Discount of a step."""
     buffer_size: int = 300_000
@@ -104,13 +104,13 @@ class PPOConfig:
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of actor and critic."""
     learning_rate: float = 3e-4
-    """Of Adam."""
+    """Learning rate of Adam."""
     gamma: float = 0.99
     """Discount of a step."""
     gae_lambda: float = 0.95
     """Decay of generalised advantage estimation."""
     clip_range: float = 0.2
-    """Of the probability ratio."""
+    """Clip range of the probability ratio."""
     ent_coef: float = 0.0
     """Weight of the entropy."""
 
@@ -249,7 +249,7 @@ class Training:
         return float(np.mean(outcomes)) if outcomes else None
 
     def learn(self, steps: int) -> None:
-        """Go on for at least so many environment steps, to the end of a batch of them."""
+        """Train for at least `steps` more environment steps, rounded up to a whole batch."""
         self._model.learn(steps, reset_num_timesteps=False)
 
     def expert(self) -> StateExpert:

@@ -25,13 +25,13 @@ class Ranks:
 
     Attributes:
         rank: Number of this process, from 0.
-        world: How many there are.
-        local: How many of them share this machine.
+        size: How many there are.
+        size_here: How many of them share this machine.
     """
 
     rank: int = 0
-    world: int = 1
-    local: int = 1
+    size: int = 1
+    size_here: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -39,12 +39,12 @@ class Ranks:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Every ``world``-th item, from the ``rank``-th on."""
-        return list(items[self.rank :: self.world])
+        """Every ``size``-th item, from the ``rank``-th on."""
+        return list(items[self.rank :: self.size])
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place; bit-equal on all of them."""
-        if self.world > 1:
+        if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
@@ -52,23 +52,23 @@ class Ranks:
         """One result for each item that :meth:`share` gave to the ranks, in the first order.
 
         Raises:
-            ValueError: If a rank has more or fewer than its share; see :meth:`everything`.
+            ValueError: If a rank has more or fewer than its share; see :meth:`all_gather`.
         """
         parts = self._by_rank(items)
         whole: list[T] = [item for part in parts for item in part]
         for rank, part in enumerate(parts):
-            whole[rank :: self.world] = part
+            whole[rank :: self.size] = part
         return whole
 
-    def everything(self, items: Sequence[T]) -> list[T]:
+    def all_gather(self, items: Sequence[T]) -> list[T]:
         """What all the ranks have, however much each, one rank after the other."""
         return [item for part in self._by_rank(items) for item in part]
 
-    def anyone(self, flag: bool) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether a rank says so."""
         return bool(self.total(torch.tensor([flag], dtype=torch.int64)))
 
-    def only_main(self, action: Callable[[], None]) -> None:
+    def on_main(self, action: Callable[[], None]) -> None:
         """Let the main process do it; the others wait, and fail with the same error if it does."""
         errors: list[Exception] = []
         if self.is_main:
@@ -76,13 +76,13 @@ class Ranks:
                 action()
             except Exception as error:
                 errors.append(error)
-        for failure in self.everything(errors):
+        for failure in self.all_gather(errors):
             raise failure
 
     def _by_rank(self, items: Sequence[T]) -> list[list[T]]:
-        if self.world == 1:
+        if self.size == 1:
             return [list(items)]
-        parts: list[list[T]] = [[]] * self.world
+        parts: list[list[T]] = [[]] * self.size
         dist.all_gather_object(parts, list(items))
         return parts
 

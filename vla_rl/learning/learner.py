@@ -223,7 +223,7 @@ class Learner:
 
     def parts(self, rows: Rows, size: int, whole_episodes: bool = False) -> list[Rows]:
         """This rank's micro-batches of at most about ``size`` decisions (0: as few as possible)."""
-        pieces = max(self.ranks.world, -(-len(rows) // size) if size else 1)
+        pieces = max(self.ranks.size, -(-len(rows) // size) if size else 1)
         return self.ranks.share(_split(rows, pieces, whole_episodes))
 
     def accumulate(self, loss: Tensor) -> None:
@@ -260,7 +260,7 @@ class Learner:
             for name, parameters in self._groups.items()
         }
         fine = not self._not_finite and all(np.isfinite(norm) for norm in norms.values())
-        fine = not self.ranks.anyone(not fine)
+        fine = not self.ranks.any(not fine)
         if fine:
             self.optimizer.step()
             self.steps += 1
@@ -283,7 +283,7 @@ class Learner:
 
     def _reduce(self) -> None:
         """Sum gradients over ranks; a parameter that no rank gave a gradient keeps none."""
-        if self.ranks.world == 1:
+        if self.ranks.size == 1:
             return
         present = [float(p.grad is not None) for p in self._parameters]
         flat = [

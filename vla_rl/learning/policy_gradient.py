@@ -392,7 +392,7 @@ class PolicyGradient(ABC):
     def _measure_clip_range(
         self, learner: Learner, log: UpdateLog, state: UpdateState, warmth: float
     ) -> None:
-        distances = learner.ranks.everything(log.distances)
+        distances = learner.ranks.all_gather(log.distances)
         if not distances:  # before the first step all ratios are 1
             return
         log.keep_distances = False
@@ -410,7 +410,7 @@ def _at(rows: Rows) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A batch made ready: everything that does not change while it is reused, all ``[N, T, ...]``.
+    """A prepared batch: everything that stays fixed while it is reused, all ``[N, T, ...]``.
 
     ``old``, ``mask``, ``weight``, ``reference`` and ``correction`` are at the level of the ratio.
     """

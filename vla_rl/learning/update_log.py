@@ -12,7 +12,7 @@ from vla_rl.learning.learner import Step
 
 
 class UpdateLog:
-    """Sums over the units and steps of an update; a metric is the quotient of two of them."""
+    """Sums over the units and steps of an update; each metric is the ratio of two sums."""
 
     def __init__(self, ranks: Ranks, keep_distances: bool) -> None:
         """Begin.
@@ -77,7 +77,7 @@ class UpdateLog:
     def means(self) -> dict[str, float]:
         """Every metric of the update."""
         whole: dict[str, list[float]] = {}
-        for of_rank in self._ranks.everything([self._total]):  # a rank without rows has no names
+        for of_rank in self._ranks.all_gather([self._total]):  # a rank without rows has no names
             for name, (value, count) in of_rank.items():
                 pair = whole.setdefault(name, [0.0, 0.0])
                 pair[0] += value

@@ -25,7 +25,7 @@ from vla_rl.rollout.simulation_worker import SimulationWorkerFactory, WorkerFact
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
 
 PARTS = ("physics", "render", "transfer", "policy")
-MAX_RESTARTS = 3  # of one wave, before a lost worker is the run's problem
+MAX_RESTARTS = 3  # of one wave, after which losing a worker ends the run
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ OnEpisode = Callable[[str, float], None]
 
 
 def _quiet(task: str, share: float) -> None:
-    """Nobody watches."""
+    """Default callback: does nothing."""
 
 
 class Collector:

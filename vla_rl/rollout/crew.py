@@ -101,7 +101,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """What is started here does not see the signals that end a job, until it unblocks them."""
     resource_tracker.ensure_running()  # it would unblock them if it were started inside
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
@@ -174,7 +174,7 @@ class Crew:
         self._restarts = restarts
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", *preload])
-        self._members = [self._hire() for _ in range(count)]
+        self._members = [self._start() for _ in range(count)]
         self.lost = 0
         self.failures = Failures()
 
@@ -269,8 +269,8 @@ class Crew:
 
     def replace(self, index: int) -> None:
         """Kill a worker, if it still lives, and start another in its place."""
-        self._dismiss(self._members[index])
-        self._members[index] = self._hire()
+        self._stop(self._members[index])
+        self._members[index] = self._start()
 
     def replace_all(self) -> None:
         """Start over with fresh workers."""
@@ -280,7 +280,7 @@ class Crew:
     def close(self) -> None:
         """End every worker; none outlives this call."""
         for member in self._members:
-            self._dismiss(member)
+            self._stop(member)
         self._members = []
 
     def _again(self, index: int, job: Job) -> None:
@@ -304,15 +304,15 @@ class Crew:
         late = [i for i, s in zip(indices, silent, strict=True) if s >= self._timeout]
         return ready or late
 
-    def _hire(self) -> _Member:
+    def _start(self) -> _Member:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs, self._factory), daemon=True)
-        with _deaf():  # the fork server starts with its first process
+        with _signals_blocked():  # the fork server starts with its first process
             process.start()
         theirs.close()
         return _Member(process, ours, time.monotonic())
 
-    def _dismiss(self, member: _Member) -> None:
+    def _stop(self, member: _Member) -> None:
         member.connection.close()
         if member.process.is_alive():
             member.process.kill()

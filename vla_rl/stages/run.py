@@ -49,7 +49,7 @@ def new_folder(folder: Path, command: Any, resume: bool) -> None:
 
 def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> RunFolder:
     """A run in a :func:`new_folder`; of several ranks only the main one makes it."""
-    ranks.only_main(lambda: new_folder(folder, command, resume))
+    ranks.on_main(lambda: new_folder(folder, command, resume))
     return RunFolder(folder, MetricsWriter(folder) if ranks.is_main else NoMetrics())
 
 

@@ -22,7 +22,7 @@ from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Spaces
 from vla_rl.world import World
 
-MET = 4
+WARM_UP_EPISODES = 4
 """Episodes that a policy with fresh weights plays before training."""
 
 
@@ -100,14 +100,14 @@ class Met(NamedTuple):
     env_steps: int
 
 
-def meet_states(collector: Collector, policy: PolicyBase, world: World, seed: int) -> Met:
+def fit_state_statistics(collector: Collector, policy: PolicyBase, world: World, seed: int) -> Met:
     """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
 
     A policy that was cloned has this from its demonstrations.
     """
     tasks = world.resolved()
     policy.remember([task.instruction for task in tasks])
-    count = max(1, MET // len(tasks))
+    count = max(1, WARM_UP_EPISODES // len(tasks))
     specs = world.specs("train", count)
     keys = episode_keys(seed, "first states", count=len(specs))
     episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
@@ -125,8 +125,8 @@ def open_collector(
     Ranks on one machine share its cores, unless the number of workers (of each) is given.
     """
     renderer(world)
-    if ranks.local > 1 and not config.workers:
-        config = replace(config, workers=max(1, cores() // ranks.local))
+    if ranks.size_here > 1 and not config.workers:
+        config = replace(config, workers=max(1, cores() // ranks.size_here))
     device = "cpu" if policy is None else policy.state_mean.device.type
     return Collector(world.suite, world.settings(), config, device)
 

@@ -156,12 +156,12 @@ def train_stage(
     def save() -> None:
         nonlocal saved
         if loop.iteration > saved:
-            ranks.only_main(lambda: save_checkpoint(run, loop, validation))
+            ranks.on_main(lambda: save_checkpoint(run, loop, validation))
             saved = loop.iteration
 
     def keep_best() -> None:
         best = run.folder / BEST
-        ranks.only_main(lambda: save_policy(policy, world, best, validation.best))
+        ranks.on_main(lambda: save_policy(policy, world, best, validation.best))
 
     if validation.best and validation.best["iteration"] == loop.iteration:
         keep_best()  # a kill may have come between the checkpoint and this
@@ -191,7 +191,7 @@ def train_stage(
                 print(whole.rescued(run, loop, saved), file=sys.stderr)
             raise
         save()
-        wanted = ranks.anyone(interruption.wanted())
+        wanted = ranks.any(interruption.wanted())
     if wanted:
         raise KeyboardInterrupt
     if validation.gives_up and ranks.is_main:
