@@ -29,8 +29,9 @@ from benchmarks._record import write
 from vla_rl import plugins
 from vla_rl.envs import metaworld as suite
 from vla_rl.policies import vla
-from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.collector import RolloutConfig, episode_keys
 from vla_rl.rollout.crew import cores
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import EpisodeSpec, seed_for
 from vla_rl.world import World
@@ -173,7 +174,7 @@ def by_collector(seconds: float) -> tuple[dict[str, float], dict[str, float]]:
     policy = vla.Policy(vla.Config(chunk=CHUNK), suite.spaces(settings))
     policy.freeze(("vlm",))
     rates, split = {}, dict.fromkeys(("physics", "render", "transfer", "policy"), 0.0)
-    with Collector("metaworld", settings, RolloutConfig(), "cpu") as collector:
+    with LocalCollector("metaworld", settings, RolloutConfig(), "cpu") as collector:
         for name in TASKS:
             task = World(tasks=(name,), max_steps=(HORIZON,)).resolved()[0]
             policy.remember([task.instruction])

@@ -23,7 +23,8 @@ from benchmarks._speed import peak_gb, per_second
 from vla_rl.envs import metaworld
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import vla
-from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.collector import RolloutConfig, episode_keys
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Group, RolloutBatch
 from vla_rl.world import World
@@ -70,7 +71,7 @@ def _played(vision: str, rows: int) -> tuple[vla.Policy, RolloutBatch]:
     policy.freeze({"vlm"})
     count = -(-rows // 10)  # an episode that is not solved takes ten decisions
     specs = WORLD.specs("train", count)
-    with Collector("metaworld", settings, RolloutConfig(), device) as collector:
+    with LocalCollector("metaworld", settings, RolloutConfig(), device) as collector:
         keys = episode_keys(0, "cost", count=count)
         played = collector.collect(policy, specs, keys, PlaySettings(keep_images=True))
     groups: list[Group] = [[t] for t in played.trajectories]

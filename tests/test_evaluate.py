@@ -10,7 +10,8 @@ from tests.helpers import WORLD, make_policy
 from vla_rl.envs import metaworld, point_reach
 from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, resolve
 from vla_rl.results.evaluation import compare
-from vla_rl.rollout.collector import Collector, RolloutConfig
+from vla_rl.rollout.collector import RolloutConfig
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.types import SEED_RANGES
 from vla_rl.world import World
 
@@ -22,7 +23,7 @@ def id_of(world: World, config: EvalConfig) -> str:
 def test_every_start_exactly_once():
     config = RolloutConfig(workers=2)
     seen: list[str] = []
-    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+    with LocalCollector("point_reach", point_reach.Settings(), config, "cpu") as collector:
         result, episodes = evaluate(
             collector,
             make_policy(),
@@ -63,7 +64,7 @@ def test_the_protocol_id_says_everything_that_changes_the_number():
 
 def test_validation_starts_are_others_and_their_results_are_not_compared_with_reports():
     results = {}
-    with Collector(
+    with LocalCollector(
         "point_reach", point_reach.Settings(), RolloutConfig(workers=1), "cpu"
     ) as collector:
         for starts in ("eval", "validation"):

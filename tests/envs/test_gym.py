@@ -18,7 +18,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from vla_rl import gym_spaces, plugins
 from vla_rl.envs._gym import ids, images, success_rule
 from vla_rl.policies import tiny
-from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.collector import RolloutConfig, episode_keys
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.rollout.slots import SlotPool, replay
 from vla_rl.types import EpisodeSpec
@@ -216,7 +217,7 @@ def test_both_placements_play_the_same_episodes_and_again(name):
     played = []
     for placement in ("workers", "served"):
         config = RolloutConfig(placement=placement, workers=1)
-        with Collector(name, settings, config, "cpu") as collector:
+        with LocalCollector(name, settings, config, "cpu") as collector:
             once, again = (
                 collector.collect(policy, specs, keys, PlaySettings()).trajectories
                 for _ in range(2)  # the second time in the same simulators

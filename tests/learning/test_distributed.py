@@ -255,7 +255,7 @@ def test_more_processes_than_gpus(monkeypatch):
 @pytest.mark.parametrize(("given", "local", "got"), [(0, 1, 0), (0, 2, 2), (0, 9, 1), (3, 2, 3)])
 def test_processes_on_one_machine_share_its_cores(given, local, got, monkeypatch):
     monkeypatch.setattr(setup, "cores", lambda: 5)
-    with mock.patch.object(setup, "Collector") as collector:
+    with mock.patch.object(setup, "LocalCollector") as collector:
         open_collector(WORLD, RolloutConfig(workers=given), None, Ranks(0, 9, local))
     assert collector.call_args.args[2].workers == got
 

@@ -20,8 +20,9 @@ from tests.helpers import make_policy
 from tests.user_code import fragile_reach
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import Learner, LearnerConfig
-from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.collector import RolloutConfig, episode_keys
 from vla_rl.rollout.crew import Failures, WorkerFailed
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.served import owners
 from vla_rl.rollout.slots import SlotPool
@@ -139,7 +140,7 @@ def test_greedy_is_deterministic_and_ignores_keys():
 def test_both_placements_play_the_same(reference, placement):
     policy, specs, keys, played = reference
     config = RolloutConfig(placement=placement, workers=2, max_in_flight=16)
-    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+    with LocalCollector("point_reach", point_reach.Settings(), config, "cpu") as collector:
         rollout = collector.collect(policy, specs, keys, PlaySettings())
         assert_same(rollout.trajectories, played)
         assert set(rollout.seconds) == {"physics", "render", "transfer", "policy"}
@@ -152,7 +153,7 @@ def test_a_chosen_density_reaches_the_copies_in_workers(placement):
     policy, specs = make_policy(rho=0.7, episode_share=0.3), specs_of()
     keys = episode_keys(0, "two", count=len(specs))
     config = RolloutConfig(placement=placement, workers=2, max_in_flight=16)
-    with Collector("point_reach", point_reach.Settings(), config, "cpu") as collector:
+    with LocalCollector("point_reach", point_reach.Settings(), config, "cpu") as collector:
         for density in ("episode", "marginal"):
             policy.use_density(density)
             played = play_here(policy, specs, keys)
@@ -170,7 +171,7 @@ def test_a_lost_worker_is_replaced_and_its_episodes_are_played_again(
     specs = specs_of(fragile_reach)
     settings = fragile_reach.Settings(trouble=trouble, marker=str(tmp_path / "happened"))
     config = RolloutConfig(placement=placement, workers=2, timeout=5.0)
-    with Collector(FRAGILE, settings, config, "cpu") as collector:
+    with LocalCollector(FRAGILE, settings, config, "cpu") as collector:
         rollout = collector.collect(policy, specs, keys, PlaySettings())
         assert collector.lost == 1
         assert collector.retried == 0
@@ -183,7 +184,7 @@ def test_an_episode_that_raises_once_is_played_again(reference, placement, tmp_p
     policy, _, keys, played = reference
     settings = fragile_reach.Settings(trouble="raise", marker=str(tmp_path / "happened"))
     config = RolloutConfig(placement=placement, workers=2)
-    with Collector(FRAGILE, settings, config, "cpu") as collector:
+    with LocalCollector(FRAGILE, settings, config, "cpu") as collector:
         rollout = collector.collect(policy, specs_of(fragile_reach), keys, PlaySettings())
         assert collector.retried == 1
         assert collector.lost == 0
@@ -196,7 +197,7 @@ def test_an_episode_that_raises_twice_reaches_the_user(reference, placement):
     policy, _, keys, _ = reference
     settings = fragile_reach.Settings(trouble="raise_again")
     config = RolloutConfig(placement=placement, workers=1)
-    with Collector(FRAGILE, settings, config, "cpu") as collector:
+    with LocalCollector(FRAGILE, settings, config, "cpu") as collector:
         with pytest.raises(WorkerFailed, match="an action of 2 numbers does not suit") as failure:
             collector.collect(policy, specs_of(fragile_reach), keys, PlaySettings())
         assert collector.retried == 1
@@ -214,7 +215,7 @@ def test_many_episodes_that_raise_end_the_run_though_each_would_work_again(
     config = RolloutConfig(placement=placement, workers=1)
     red = fragile_reach.tasks()[0]
     specs = [EpisodeSpec(red, 100_000 + i) for i in range(4)]
-    with Collector(FRAGILE, settings, config, "cpu") as collector:
+    with LocalCollector(FRAGILE, settings, config, "cpu") as collector:
         rollout = collector.collect(policy, specs[:3], keys[:1] * 3, PlaySettings())
         assert collector.retried == 3
         with pytest.raises(WorkerFailed, match="4 failures in . jobs, 1 of them just now"):
@@ -243,7 +244,9 @@ def test_failures_are_few_by_the_call_and_by_the_share_of_all_jobs():
 
 def test_signals_that_end_a_job_are_left_to_the_parent(reference):
     policy, specs, keys, played = reference
-    with Collector("point_reach", point_reach.Settings(), RolloutConfig(workers=2), "cpu") as c:
+    with LocalCollector(
+        "point_reach", point_reach.Settings(), RolloutConfig(workers=2), "cpu"
+    ) as c:
         family = [psutil.Process(pid) for pid in c.pids]
         for process in {*family, *(p.parent() for p in family)}:  # the workers and the fork server
             process.send_signal(signal.SIGTERM)
@@ -260,11 +263,12 @@ def test_no_orphans_when_the_parent_is_killed(tmp_path):
         textwrap.dedent(
             """
             import time
-            from vla_rl.rollout.collector import Collector, RolloutConfig
+            from vla_rl.rollout.collector import RolloutConfig
+            from vla_rl.rollout.local_collector import LocalCollector
             from vla_rl.envs import point_reach
             if __name__ == "__main__":
                 config = RolloutConfig(workers=2)
-                c = Collector("point_reach", point_reach.Settings(), config, "cpu")
+                c = LocalCollector("point_reach", point_reach.Settings(), config, "cpu")
                 print(*c.pids, flush=True)
                 time.sleep(60)
             """

@@ -26,6 +26,7 @@ from vla_rl.policies import vla
 from vla_rl.policy import load_policy
 from vla_rl.results.metrics import read_metrics
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import DemoAnchor
@@ -154,7 +155,7 @@ def test_an_episode_is_kept_as_it_was_executed(tmp_path):
     red = point_reach.tasks()[0]
     policy.remember([red.instruction])
     specs = [EpisodeSpec(red, seed_for("train", index)) for index in range(200)]
-    with Collector("point_reach", settings, RolloutConfig(workers=2), "cpu") as collector:
+    with LocalCollector("point_reach", settings, RolloutConfig(workers=2), "cpu") as collector:
         keys = episode_keys(0, "here", count=len(specs))
         played = collector.collect(policy, specs, keys, PlaySettings()).trajectories
         solved = [t for t in played if t.success]

@@ -17,7 +17,8 @@ from vla_rl.policies import tiny
 from vla_rl.results.evaluation import EvalResult, TaskResult, paired_horizons, within
 from vla_rl.results.page import Summary, summary_page
 from vla_rl.results.protocol_id import ProtocolId
-from vla_rl.rollout.collector import Collector, Rollout
+from vla_rl.rollout.collector import Rollout
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import LocalSimulation, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.stages import run
@@ -43,7 +44,7 @@ def toys(horizon: str = "50", **steps: str) -> EvalResult:
     return EvalResult(ID.format(horizon, len(tasks)), "toys", longest, {}, "none", tasks)
 
 
-class Here(Collector):
+class Here(LocalCollector):
     """Plays in this process, as no worker has to start."""
 
     def __init__(self) -> None:

@@ -21,7 +21,8 @@ from vla_rl.policy import load_policy
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.metrics import read_metrics
 from vla_rl.results.run_folders import kept
-from vla_rl.rollout.collector import Collector, RolloutConfig
+from vla_rl.rollout.collector import RolloutConfig
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import SFTConfig
 from vla_rl.stages import train as stages_train
@@ -219,7 +220,9 @@ def test_the_best_policy_is_the_best_that_was_evaluated(whole):
     assert best["iteration"] == next(i for i in found if found[i] == best["mean"])
     policy = load_policy(whole / "best")
     policy.freeze({"vlm"})  # as it acted in training
-    with Collector("point_reach", point_reach.Settings(), RolloutConfig(workers=1), "cpu") as c:
+    with LocalCollector(
+        "point_reach", point_reach.Settings(), RolloutConfig(workers=1), "cpu"
+    ) as c:
         config = EvalConfig(episodes_per_task=EPISODES, starts="validation")
         again, _ = evaluate(c, policy, RED, config, renderer="none")
     assert again == EvalResult.from_json(json.dumps(best))

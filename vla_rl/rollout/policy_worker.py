@@ -1,6 +1,6 @@
 """A worker that owns a copy of the policy: simulation and decisions in one process, no barrier.
 
-The weights are read from a shared block whenever the learner has published a new version.
+The weights are loaded whenever the learner has published new ones.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import importlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch
 from vla_rl.policy import Policy
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.simulation_worker import Beat, SimulationWorker
+from vla_rl.rollout.weights import Weights
 from vla_rl.types import EpisodeSpec, Spaces, Timing, Trajectory
 
 _BETWEEN_SIGNS = 0.1
@@ -48,59 +48,17 @@ class Published:
 
     Attributes:
         recipe: How the policy is built.
-        weights: Name of the shared block.
-        version: Of the weights in it.
+        weights: Where they are.
         frozen: Names of the frozen parameter groups.
         density: Of which density log-probabilities are.
         text_memory: Text features by instruction.
     """
 
     recipe: PolicyRecipe
-    weights: str
-    version: int
+    weights: Weights
     frozen: frozenset[str]
     density: str
     text_memory: dict[str, np.ndarray]
-
-
-class SharedWeights:
-    """A policy's parameters and buffers in one shared block, laid out in ``state_dict`` order."""
-
-    def __init__(self, policy: Policy, name: str | None = None) -> None:
-        """Make a block for this policy, or attach to the one called ``name``."""
-        total = sum(t.numel() * t.element_size() for t in policy.state_dict().values())
-        self._owner = name is None
-        self._segment = SharedMemory(name, create=self._owner, size=max(total, 1))
-        self.name = self._segment.name
-
-    def write(self, policy: Policy) -> None:
-        """Publish the policy's weights."""
-        self._copy(policy, to_block=True)
-
-    def read(self, policy: Policy) -> None:
-        """Load the published weights into a policy of the same shape."""
-        self._copy(policy, to_block=False)
-
-    def close(self) -> None:
-        """Detach; the owner also removes the block."""
-        self._segment.close()
-        if self._owner:
-            self._segment.unlink()
-
-    def _copy(self, policy: Policy, to_block: bool) -> None:
-        offset = 0
-        for tensor in policy.state_dict().values():
-            size = tensor.numel() * tensor.element_size()
-            if size == 0:
-                continue
-            block = np.ndarray(size, np.uint8, self._segment.buf, offset)
-            if to_block:
-                flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                block[:] = flat.numpy()
-            else:
-                flat = torch.from_numpy(block.copy()).view(tensor.dtype)
-                tensor.copy_(flat.view(tensor.shape))
-            offset += size
 
 
 @dataclass
@@ -109,8 +67,7 @@ class PolicyWorker(SimulationWorker):
 
     _policy: Policy | None = None
     _recipe: PolicyRecipe | None = None
-    _weights: SharedWeights | None = None
-    _version: int = -1
+    _loaded: Weights | None = None
     _text: dict[str, np.ndarray] = field(default_factory=dict)
     _heard: float = 0.0
 
@@ -148,13 +105,10 @@ class PolicyWorker(SimulationWorker):
         if self._policy is None or self._recipe != published.recipe:
             torch.set_num_threads(1)  # one core a worker; more threads only spin
             self._recipe, self._policy = published.recipe, published.recipe.build()
-            self._weights, self._version = None, -1
-        if self._weights is None or self._weights.name != published.weights:
-            self._weights = SharedWeights(self._policy, published.weights)
-            self._version = -1
-        if self._version != published.version:
-            self._weights.read(self._policy)
-            self._version = published.version
+            self._loaded = None
+        if self._loaded != published.weights:
+            published.weights.load(self._policy)
+            self._loaded = published.weights
         self._policy.freeze(published.frozen)
         self._policy.use_density(published.density)
         self._policy.text_memory = published.text_memory

@@ -18,6 +18,7 @@ from vla_rl.policy import PolicyBase
 from vla_rl.rewards import Reward
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.crew import cores
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Spaces
 from vla_rl.world import World
@@ -119,7 +120,7 @@ def fit_state_statistics(collector: Collector, policy: PolicyBase, world: World,
 
 def open_collector(
     world: World, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
-) -> Collector:
+) -> LocalCollector:
     """Workers for a world; a suite that cannot render here says so before they start.
 
     Ranks on one machine share its cores, unless the number of workers (of each) is given.
@@ -128,7 +129,7 @@ def open_collector(
     if ranks.size_here > 1 and not config.workers:
         config = replace(config, workers=max(1, cores() // ranks.size_here))
     device = "cpu" if policy is None else policy.state_mean.device.type
-    return Collector(world.suite, world.settings(), config, device)
+    return LocalCollector(world.suite, world.settings(), config, device)
 
 
 def renderer(world: World) -> str:

@@ -1,0 +1,263 @@
+"""Rollouts on this machine: workers that simulate, and a policy in each or one that serves them.
+
+``workers`` placement: every worker owns a copy of the policy and batches over its slots; nothing is
+exchanged per step. Best on CPU. ``served`` placement: one batched policy in this process serves
+torch-free workers. Best on a GPU. The caller cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from vla_rl import plugins
+from vla_rl.policy import Policy
+from vla_rl.rollout.collector import OnEpisode, Rollout, RolloutConfig, _quiet
+from vla_rl.rollout.crew import Crew, Job, WorkerFailed, WorkerLost, cores
+from vla_rl.rollout.play import PlaySettings, play
+from vla_rl.rollout.policy_worker import PolicyRecipe, PolicyWorkerFactory, Published
+from vla_rl.rollout.served import ServedSimulation, owners
+from vla_rl.rollout.simulation_worker import SimulationWorkerFactory, WorkerFactory
+from vla_rl.rollout.weights import SharedWeights
+from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
+
+PARTS = ("physics", "render", "transfer", "policy")
+
+
+MAX_RESTARTS = 3  # of one wave, after which losing a worker ends the run
+
+
+class LocalCollector:
+    """Owns the workers of one suite on this machine; use it as a context manager."""
+
+    def __init__(self, suite: str, settings: object, config: RolloutConfig, device: str) -> None:
+        """Start the workers.
+
+        Args:
+            suite: Plug-in name.
+            settings: The suite's ``Settings``.
+            config: How to collect.
+            device: Where the policy lives (``"cpu"``, ``"cuda"``).
+        """
+        self.suite, self.settings = suite, settings
+        self._spaces = plugins.load("envs", suite).spaces(settings)
+        placement = config.placement
+        if placement == "auto":
+            placement = "workers" if device == "cpu" else "served"
+        self.placement = placement
+        self._config = config
+        in_workers = placement == "workers"
+        factory: WorkerFactory = (
+            PolicyWorkerFactory(suite, settings)
+            if in_workers
+            else SimulationWorkerFactory(suite, settings)
+        )
+        suite_module = plugins.load("envs", suite).__name__
+        kind = "policy_worker" if in_workers else "simulation_worker"
+        worker_module = f"vla_rl.rollout.{kind}"
+        self._crew = Crew(
+            factory, config.workers or cores(), config.timeout, [worker_module, suite_module]
+        )
+        self._weights: SharedWeights | None = None
+        self._recipe: PolicyRecipe | None = None
+
+    @property
+    def workers(self) -> int:
+        """Number of workers."""
+        return len(self._crew)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return self._crew.pids
+
+    @property
+    def lost(self) -> int:
+        """How many workers died or hung and were replaced so far."""
+        return self._crew.lost
+
+    @property
+    def retried(self) -> int:
+        """How many episodes raised and were played again so far."""
+        return self._crew.failures.total
+
+    def collect(
+        self,
+        policy: Policy,
+        specs: Sequence[EpisodeSpec],
+        keys: Sequence[int],
+        settings: PlaySettings,
+        on_episode: OnEpisode = _quiet,
+    ) -> Rollout:
+        """Play every spec once. Equal specs should stand together (they form a group).
+
+        A worker that dies, hangs or raises is replaced and its episodes are played again, with the
+        same result, since an episode depends on spec, key and weights only.
+
+        Raises:
+            WorkerFailed: If an episode raises twice, or too many do.
+            WorkerLost: If a worker is lost again and again.
+        """
+        self._crew.failures.begin()
+        one_wave = self._play_in_workers if self.placement == "workers" else self._play_served
+        trajectories: list[Trajectory] = []
+        timing = Timing()
+        published = self._publish(policy) if self.placement == "workers" else None
+        for first in range(0, len(specs), self._config.max_in_flight):
+            wave = slice(first, first + self._config.max_in_flight)
+            began = time.perf_counter()
+            played, seconds = one_wave(
+                policy, published, specs[wave], keys[wave], settings, on_episode
+            )
+            trajectories += played
+            seconds["transfer"] = time.perf_counter() - began - sum(seconds.values())
+            for part, spent in seconds.items():
+                timing.add(part, max(spent, 0.0))
+        return Rollout(trajectories, {part: timing.seconds.get(part, 0.0) for part in PARTS})
+
+    def record(
+        self, specs: Sequence[EpisodeSpec], on_episode: OnEpisode = _quiet
+    ) -> list[Demonstration]:
+        """Expert demonstrations in the order of the specs."""
+        return self._recorded("record", specs, on_episode)
+
+    def retrace(self, trajectories: Sequence[Trajectory]) -> list[Demonstration]:
+        """Episodes that a policy played, with what was to be seen at every step of them.
+
+        Because a start determines everything, they are played again; a policy looks only where it
+        decides.
+        """
+        episodes = [(t.spec, t.chunk.actions[t.executed]) for t in trajectories]
+        return self._recorded("retrace", episodes, _quiet)
+
+    def _recorded(
+        self, method: str, orders: Sequence[object], on_episode: OnEpisode
+    ) -> list[Demonstration]:
+        """Let the workers record something for every order."""
+        self._crew.failures.begin()
+        dealt = [list(range(w, len(orders), self.workers)) for w in range(self.workers)]
+        jobs = [Job(method, ([orders[i] for i in mine],)) for mine in dealt if mine]
+        answers = self._crew.run(jobs, lambda index, beat: on_episode("", bool(beat)))
+        recorded: dict[int, Demonstration] = {}
+        for mine, answer in zip(dealt, answers, strict=False):
+            recorded.update(zip(mine, answer, strict=True))  # type: ignore[call-overload]
+        return [recorded[i] for i in range(len(orders))]
+
+    def film(
+        self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]
+    ) -> list[list[np.ndarray]]:
+        """Replay episodes (spec and its ``[L, A]`` actions) under other settings, as frames."""
+        self._crew.failures.begin()
+        clips: list[list[np.ndarray]] = []
+        for first in range(0, len(episodes), self.workers):
+            jobs = [
+                Job("replay", (settings, spec, actions))
+                for spec, actions in episodes[first : first + self.workers]
+            ]
+            clips += self._crew.run(jobs)  # type: ignore[arg-type]
+        return clips
+
+    def close(self) -> None:
+        """End the workers and remove shared memory."""
+        self._crew.close()
+        if self._weights is not None:
+            self._weights.close()
+            self._weights = None
+
+    def __enter__(self) -> LocalCollector:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _play_in_workers(
+        self,
+        policy: Policy,
+        published: Published | None,
+        specs: Sequence[EpisodeSpec],
+        keys: Sequence[int],
+        settings: PlaySettings,
+        on_episode: OnEpisode,
+    ) -> tuple[list[Trajectory], dict[str, float]]:
+        owner = owners(specs, self.workers)
+        dealt = [np.flatnonzero(owner == worker).tolist() for worker in range(self.workers)]
+        jobs = [
+            Job("play", (published, [specs[i] for i in mine], [keys[i] for i in mine], settings))
+            for mine in dealt
+            if mine
+        ]
+
+        def heard(index: int, beat: object) -> None:
+            if beat is not None:
+                on_episode(*beat)  # type: ignore[misc]
+
+        played: dict[int, Trajectory] = {}
+        timing = Timing()
+        for mine, answer in zip(dealt, self._crew.run(jobs, heard), strict=False):
+            trajectories, seconds = cast("tuple[list[Trajectory], dict[str, float]]", answer)
+            played.update(zip(mine, trajectories, strict=True))
+            for part, spent in seconds.items():
+                timing.add(part, spent / len(jobs))
+        return [played[i] for i in range(len(specs))], timing.seconds
+
+    def _play_served(
+        self,
+        policy: Policy,
+        published: Published | None,
+        specs: Sequence[EpisodeSpec],
+        keys: Sequence[int],
+        settings: PlaySettings,
+        on_episode: OnEpisode,
+    ) -> tuple[list[Trajectory], dict[str, float]]:
+        lost, failed = 0, None
+        while True:
+            simulation = ServedSimulation(self._crew, self._spaces, len(specs), settings.last_look)
+            timing = Timing()
+            try:
+                played = play(
+                    policy,
+                    simulation,
+                    specs,
+                    keys,
+                    settings,
+                    timing,
+                    on_finished=lambda t: on_episode(t.spec.task.id, t.share_done),
+                )
+                return played, {**timing.seconds, **_unhidden(simulation.timing)}
+            except WorkerLost:
+                lost += 1
+                if lost > MAX_RESTARTS:
+                    raise
+                self._crew.lost += 1
+            except WorkerFailed as error:
+                self._crew.failures.count(error, failed)
+                failed = error.what
+            finally:
+                simulation.close()
+            # The slots of that worker are gone; nobody else's answers can be trusted to be in
+            # order any more, so the wave starts over with fresh workers.
+            self._crew.replace_all()
+
+    def _publish(self, policy: Policy) -> Published:
+        recipe = PolicyRecipe.of(policy)
+        if self._weights is None or recipe != self._recipe:
+            if self._weights is not None:
+                self._weights.close()
+            self._weights, self._recipe = SharedWeights(policy), recipe
+        return Published(
+            recipe=recipe,
+            weights=self._weights.publish(policy),
+            frozen=policy.frozen,
+            density=policy.density,
+            text_memory=dict(policy.text_memory),
+        )
+
+
+def _unhidden(timing: Timing) -> dict[str, float]:
+    """Physics and render as far as the policy had to wait for them (the rest was overlapped)."""
+    busy = timing.seconds.get("physics", 0.0) + timing.seconds.get("render", 0.0)
+    share = min(1.0, timing.seconds.get("waiting", 0.0) / busy) if busy else 0.0
+    return {part: share * timing.seconds.get(part, 0.0) for part in ("physics", "render")}
