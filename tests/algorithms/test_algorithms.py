@@ -24,6 +24,7 @@ from vla_rl.episode_end import EpisodeEnd
 from vla_rl.learning.group_relative import GroupRelative
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.learning.policy_gradient import PolicyGradient
+from vla_rl.learning.settings import UpdateSettings
 from vla_rl.policies import tiny
 from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
@@ -459,7 +460,7 @@ def described(kind):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_setting_has_help(name):
     kinds = [k for k in plugins.load("algorithms", name).Algorithm.__mro__ if is_dataclass(k)]
-    assert kinds[-1] is PolicyGradient
+    assert kinds[-2:] == [PolicyGradient, UpdateSettings]
     every = set()
     for kind in kinds:
         declared, with_help = described(kind)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla_rl.learning.group_relative import GroupRelative
-from vla_rl.learning.policy_gradient import KLPlacement
+from vla_rl.learning.settings import KLPlacement
 
 
 @dataclass(frozen=True)

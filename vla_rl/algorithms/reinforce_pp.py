@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vla_rl.functional import KLEstimator
 from vla_rl.learning.group_relative import Estimator, GroupRelative
-from vla_rl.learning.policy_gradient import KLPlacement
+from vla_rl.learning.settings import KLPlacement
 
 
 @dataclass(frozen=True)

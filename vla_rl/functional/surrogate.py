@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -29,6 +30,109 @@ class Surrogate(NamedTuple):
     clipped: Tensor
 
 
+class Units(NamedTuple):
+    """What a policy loss is made of.
+
+    Attributes:
+        logprob: ``[R, U]`` under the policy being trained, with gradient.
+        log_ratio: ``[R, U]`` of the chosen level (:func:`vla_rl.functional.log_ratio`).
+        advantage: ``[R, U]``.
+        mask: ``[R, U]`` true for units that count.
+        episode: ``[R]`` to which episode a row belongs.
+        low: Clip range below a ratio of 1.
+        high: Clip range above a ratio of 1.
+        ceiling: Dual clip, 0 for none.
+    """
+
+    logprob: Tensor
+    log_ratio: Tensor
+    advantage: Tensor
+    mask: Tensor
+    episode: Tensor
+    low: float
+    high: float
+    ceiling: float
+
+    @property
+    def unclipped(self) -> Tensor:
+        """``[R, U]`` false: no unit was."""
+        return torch.zeros_like(self.mask)
+
+
+def ppo_clip(units: Units) -> Surrogate:
+    """The pessimistic clipped ratio (PPO, arXiv 1707.06347, eq. 7).
+
+    With a ``ceiling`` above 1 also dual clip (arXiv 1912.09729, eq. 5), which bounds what a single
+    unlikely action with negative advantage can do.
+    """
+    ratio = units.log_ratio.exp()
+    bounded = ratio.clamp(1 - units.low, 1 + units.high)
+    plain, limited = -units.advantage * ratio, -units.advantage * bounded
+    loss, clipped = torch.maximum(plain, limited), limited > plain
+    if units.ceiling > 0:
+        ceiling = -units.advantage * units.ceiling
+        over = (units.advantage < 0) & (loss > ceiling)
+        loss, clipped = torch.where(over, ceiling, loss), clipped | over
+    return Surrogate(loss, clipped)
+
+
+def cispo(units: Units) -> Surrogate:
+    """The clipped ratio as a weight without gradient (arXiv 2506.13585, eq. 4).
+
+    No unit is ever dropped; ``low`` >= 1 means no lower bound.
+    """
+    ratio = units.log_ratio.exp().detach()
+    weight = ratio.clamp(1 - units.low, 1 + units.high)
+    return Surrogate(-weight * units.advantage * units.logprob, weight != ratio)
+
+
+def sapo(units: Units) -> Surrogate:
+    """A smooth gate instead of a clip (arXiv 2511.20347)."""
+    tau = torch.where(units.advantage > 0, *SAPO_TEMPERATURE)
+    gate = torch.sigmoid(tau * (units.log_ratio.exp() - 1))
+    return Surrogate(-(4 / tau) * gate * units.advantage, units.unclipped)
+
+
+def gmpo(units: Units) -> Surrogate:
+    """Geometric mean over the episode of ratios clipped in log space (arXiv 2507.20673).
+
+    The range is ``[-low, high]``.
+    """
+    sign = units.advantage.sign()
+    bounded = units.log_ratio.clamp(-units.low, units.high)
+    limited = sign * torch.minimum(sign * units.log_ratio, sign * bounded)
+    limited = torch.where(units.mask, limited, torch.zeros_like(limited))
+    count = episode_sum(units.mask.to(limited.dtype), units.episode).clamp(min=1)
+    mean = (episode_sum(limited, units.episode) / count)[:, None]
+    return Surrogate(-units.advantage * mean.exp(), limited != units.log_ratio)
+
+
+def vespo(units: Units) -> Surrogate:
+    """A smooth function of the whole episode's ratio as weight (arXiv 2602.10693)."""
+    counted = torch.where(units.mask, units.log_ratio, torch.zeros_like(units.log_ratio))
+    total = episode_sum(counted, units.episode)[:, None].expand_as(units.log_ratio).detach()
+    (k_up, l_up), (k_down, l_down) = VESPO_SHAPE
+    power = torch.where(units.advantage >= 0, k_up, k_down)
+    rate = torch.where(units.advantage >= 0, l_up, l_down)
+    weight = (power * total + rate * (1 - total.exp())).exp()
+    return Surrogate(-weight * units.advantage * units.logprob, units.unclipped)
+
+
+def reinforce(units: Units) -> Surrogate:
+    """No ratio at all; right only for the first step on a batch."""
+    return Surrogate(-units.advantage * units.logprob, units.unclipped)
+
+
+SURROGATES: dict[str, Callable[[Units], Surrogate]] = {
+    "ppo_clip": ppo_clip,
+    "cispo": cispo,
+    "sapo": sapo,
+    "gmpo": gmpo,
+    "vespo": vespo,
+    "reinforce": reinforce,
+}
+
+
 def surrogate_loss(
     loss_type: LossType,
     logprob: Tensor,
@@ -43,19 +147,7 @@ def surrogate_loss(
     """Policy loss of every unit.
 
     Args:
-        loss_type: One of
-
-            - ``ppo_clip``: the pessimistic clipped ratio (PPO, arXiv 1707.06347, eq. 7); with
-              ``clip_ratio_c`` > 1 also dual clip (arXiv 1912.09729, eq. 5), which bounds what a
-              single unlikely action with negative advantage can do.
-            - ``cispo``: the clipped ratio as a weight without gradient (arXiv 2506.13585, eq. 4);
-              no unit is ever dropped. ``clip_ratio_low`` >= 1 means no lower bound.
-            - ``sapo``: a smooth gate instead of a clip (arXiv 2511.20347).
-            - ``gmpo``: geometric mean over the episode of ratios clipped in log space to
-              ``[-clip_ratio_low, clip_ratio_high]`` (arXiv 2507.20673).
-            - ``vespo``: a smooth function of the whole episode's ratio as weight (2602.10693).
-            - ``reinforce``: no ratio at all; right only for the first step on a batch.
-
+        loss_type: A name in ``SURROGATES``; the functions say what they are.
         logprob: ``[R, U]`` under the policy being trained, with gradient.
         log_ratio: ``[R, U]`` of the chosen level (:func:`vla_rl.functional.log_ratio`).
         advantage: Broadcastable to ``[R, U]``.
@@ -63,53 +155,18 @@ def surrogate_loss(
         episode: ``[R]``; only ``gmpo`` and ``vespo`` look at it.
         clip_ratio_low: Clip range below a ratio of 1.
         clip_ratio_high: Clip range above a ratio of 1.
-        clip_ratio_c: Dual clip, 0 for none.
+        clip_ratio_c: Dual clip of ``ppo_clip``, 0 for none.
 
     Raises:
         ValueError: If the loss type is unknown.
     """
+    if loss_type not in SURROGATES:
+        raise ValueError(f"unknown loss_type {loss_type!r}; allowed: {', '.join(SURROGATES)}")
     advantage = advantage.expand_as(logprob)
-    never = torch.zeros_like(mask)
-    if loss_type == "ppo_clip":
-        ratio = log_ratio.exp()
-        bounded = ratio.clamp(1 - clip_ratio_low, 1 + clip_ratio_high)
-        plain, limited = -advantage * ratio, -advantage * bounded
-        loss, clipped = torch.maximum(plain, limited), limited > plain
-        if clip_ratio_c > 0:
-            ceiling = -advantage * clip_ratio_c
-            over = (advantage < 0) & (loss > ceiling)
-            loss, clipped = torch.where(over, ceiling, loss), clipped | over
-    elif loss_type == "cispo":
-        ratio = log_ratio.exp().detach()
-        weight = ratio.clamp(1 - clip_ratio_low, 1 + clip_ratio_high)
-        loss, clipped = -weight * advantage * logprob, weight != ratio
-    elif loss_type == "sapo":
-        tau = torch.where(advantage > 0, *SAPO_TEMPERATURE)
-        gate = torch.sigmoid(tau * (log_ratio.exp() - 1))
-        loss, clipped = -(4 / tau) * gate * advantage, never
-    elif loss_type == "gmpo":
-        sign = advantage.sign()
-        bounded = log_ratio.clamp(-clip_ratio_low, clip_ratio_high)
-        limited = sign * torch.minimum(sign * log_ratio, sign * bounded)
-        limited = torch.where(mask, limited, torch.zeros_like(limited))
-        units = episode_sum(mask.to(limited.dtype), episode).clamp(min=1)
-        mean = (episode_sum(limited, episode) / units)[:, None]
-        loss, clipped = -advantage * mean.exp(), limited != log_ratio
-    elif loss_type == "vespo":
-        total = episode_sum(torch.where(mask, log_ratio, torch.zeros_like(log_ratio)), episode)
-        total = total[:, None].expand_as(log_ratio).detach()
-        (k_up, l_up), (k_down, l_down) = VESPO_SHAPE
-        power, rate = (
-            torch.where(advantage >= 0, k_up, k_down),
-            torch.where(advantage >= 0, l_up, l_down),
-        )
-        weight = (power * total + rate * (1 - total.exp())).exp()
-        loss, clipped = -weight * advantage * logprob, never
-    elif loss_type == "reinforce":
-        loss, clipped = -advantage * logprob, never
-    else:
-        raise ValueError(f"unknown loss_type {loss_type!r}; allowed: {', '.join(LOSS_TYPES)}")
-    return Surrogate(torch.where(mask, loss, torch.zeros_like(loss)), mask & clipped)
+    clips = (clip_ratio_low, clip_ratio_high, clip_ratio_c)
+    found = SURROGATES[loss_type](Units(logprob, log_ratio, advantage, mask, episode, *clips))
+    loss = torch.where(mask, found.loss, torch.zeros_like(found.loss))
+    return Surrogate(loss, mask & found.clipped)
 
 
 def clipped_value_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,23 +78,58 @@ class GroupRelative(PolicyGradient):
 
     def advantage(self, batch: RolloutBatch, reward: Tensor) -> Tensor:
         """``[N]`` or ``[N, T]`` from ``[N, T]`` rewards."""
-        group, returns = torch.from_numpy(batch.group), reward.sum(1)
-        valid = torch.from_numpy(batch.valid)
-        if self.adv_estimator == "grpo":
-            return F.group_relative(returns, group, self.scale_rewards)
-        if self.adv_estimator == "grpo_process":
-            return F.process_supervision(reward, valid, group)
-        if self.adv_estimator == "rloo":
-            return F.leave_one_out(returns, group)
-        units = torch.from_numpy(batch.mask).flatten(1).sum(1).to(returns.dtype)
-        if self.adv_estimator == "opo":
-            return F.length_weighted_baseline(returns, units, group)
-        if self.adv_estimator == "reinforce_plus_plus":
-            # Rewards to go: what came before a decision is no merit of it, only noise.
-            weight = torch.from_numpy(batch.mask).sum(2).to(returns.dtype)
-            return F.whiten(F.returns_to_go(reward), weight)
-        if self.adv_estimator == "reinforce_plus_plus_baseline":
-            # One weight per episode: weighted by units, long failures would set the scale.
-            centred = F.group_relative(returns, group, "none")
-            return F.whiten(centred, torch.ones_like(centred))
-        raise ValueError(f"unknown adv_estimator {self.adv_estimator!r}")
+        return ESTIMATORS[self.adv_estimator](batch, reward, self)
+
+
+def grpo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
+    """The return over the group's mean, scaled by ``scale_rewards``."""
+    return F.group_relative(reward.sum(1), _group(batch), settings.scale_rewards)
+
+
+def grpo_process(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
+    """Normalised rewards of single decisions, summed to the end."""
+    return F.process_supervision(reward, torch.from_numpy(batch.valid), _group(batch))
+
+
+def rloo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
+    """The return over the mean of the others."""
+    return F.leave_one_out(reward.sum(1), _group(batch))
+
+
+def opo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
+    """The return over the length-weighted mean."""
+    returns = reward.sum(1)
+    units = torch.from_numpy(batch.mask).flatten(1).sum(1).to(returns.dtype)
+    return F.length_weighted_baseline(returns, units, _group(batch))
+
+
+def reinforce_plus_plus(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
+    """Rewards to go, whitened over the batch: what came before a decision is no merit of it."""
+    weight = torch.from_numpy(batch.mask).sum(2).to(reward.dtype)
+    return F.whiten(F.returns_to_go(reward), weight)
+
+
+def reinforce_plus_plus_baseline(
+    batch: RolloutBatch, reward: Tensor, settings: GroupRelative
+) -> Tensor:
+    """The return over the group's mean, whitened with one weight per episode.
+
+    Weighted by units, long failures would set the scale.
+    """
+    centred = F.group_relative(reward.sum(1), _group(batch), "none")
+    return F.whiten(centred, torch.ones_like(centred))
+
+
+def _group(batch: RolloutBatch) -> Tensor:
+    return torch.from_numpy(batch.group)
+
+
+ESTIMATORS: dict[str, Callable[[RolloutBatch, Tensor, GroupRelative], Tensor]] = {
+    "grpo": grpo,
+    "grpo_process": grpo_process,
+    "rloo": rloo,
+    "opo": opo,
+    "reinforce_plus_plus": reinforce_plus_plus,
+    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+}
+"""From a batch and its ``[N, T]`` rewards to advantages, ``[N]`` or ``[N, T]``."""
