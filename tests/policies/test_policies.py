@@ -257,8 +257,11 @@ def test_a_density_can_be_chosen_and_repeats_its_logprob(case: Case) -> None:
         assert copied.density == policy.density == density
         assert same(chunk, copied.act(obs, words, keys(6)))
         found.append(chunk)
-    assert np.array_equal(found[0].actions, found[1].actions)
-    assert np.array_equal(found[0].actions, found[2].actions)
+    marginal, by_chunk, decision, episode = (each.actions for each in found)
+    assert np.array_equal(marginal, by_chunk)
+    assert np.array_equal(marginal, episode)
+    # What lasts for an episode is not drawn under "decision".
+    assert np.array_equal(marginal, decision) == policy.exactness("chunk").between_decisions
     exact = policy.exactness("marginal").within_chunk
     assert exact == np.array_equal(found[0].logprob, found[1].logprob)
 
@@ -565,7 +568,10 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
         ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
         ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
         ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
-        ({"density": "joint"}, r"unknown density 'joint'.*allowed: auto, marginal, chunk, episode"),
+        (
+            {"density": "joint"},
+            r"unknown density 'joint'.*allowed: auto, marginal, chunk, decision, episode",
+        ),
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
         ({"head": "lapalce"}, "unknown head 'lapalce'; did you mean 'laplace'"),
         ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
