@@ -1,7 +1,6 @@
 """Typed configuration: plain frozen dataclasses, each beside the thing it configures.
 
-Here is only what joins them: the *world* (suite, tasks, horizon, cameras), how a dataclass gets the
-settings type of the plug-in that the user named, and reading and writing JSON.
+Here is only how they are written as JSON and read again.
 """
 
 from __future__ import annotations

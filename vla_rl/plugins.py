@@ -73,11 +73,6 @@ def load(kind: str, name: str) -> ModuleType:
     return module
 
 
-def short(name: str) -> str:
-    """What a plug-in is called among others: the last part of a dotted path."""
-    return name.rpartition(".")[2]
-
-
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
     """A sentence for an unknown name that offers the near ones first."""
     choices = list(allowed)

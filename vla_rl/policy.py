@@ -86,7 +86,7 @@ class Policy(Protocol):
         """Those that may be asked for, the simplest first."""
 
     def use_density(self, name: str) -> None:
-        """Score by another density from now on."""
+        """Act and score by another density from now on."""
 
     def exactness(self, density: str | None = None) -> Exactness:
         """For what the log-probabilities of a density (None: of the present one) are exact."""
@@ -256,7 +256,7 @@ class PolicyBase(SavedPolicy):
         return found
 
     def use_density(self, name: str) -> None:
-        """Score by another density from now on; actions stay what they are.
+        """Act and score by another density from now on; only "decision" changes the actions.
 
         Decisions are to be scored under the density that they were made under.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from vla_rl.learning.running_moments import RunningMoments
 from vla_rl.rewards import Reward, rewarded
 from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.types import Floats, Group, RolloutBatch, Task, Timing, Trajectory
+from vla_rl.types import Floats, Group, Observation, RolloutBatch, Task, Timing, Trajectory
 
 MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped
 
@@ -162,10 +162,12 @@ class Loop:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
             )
-        density = self.algorithm.density_for(self.learner.policy)
+        self._use_density(self.algorithm.density_for(self.learner.policy))
+        self.state = self.algorithm.new_state(self.tasks)
+
+    def _use_density(self, density: str) -> None:
         for policy in filter(None, (self.learner.policy, self.learner.reference)):
             policy.use_density(density)
-        self.state = self.algorithm.new_state(self.tasks)
 
     def step(self) -> dict[str, float]:
         """One iteration: collect, update, and return what to log."""
@@ -226,7 +228,9 @@ class Loop:
                 timing.add(part, seconds)
             played_here = rollout.trajectories
             groups = [played_here[i : i + size] for i in range(0, len(played_here), size)]
-            groups = ranks.gather(rewarded(groups, self.rewards, self.end))
+            # On every rank all groups, so that what a reward learns is the same on all.
+            groups = rewarded(ranks.gather(groups), self.rewards, self.end)
+            groups = [[_seen_enough(t) for t in group] for group in groups]
             groups = self._finite(groups)
             self.curriculum.update(groups)
             played += groups
@@ -328,6 +332,7 @@ class Loop:
             "version": self.learner.version,
             "steps": self.learner.steps,
             "skipped": self.learner.skipped,
+            "density": self.learner.policy.density,
             "algorithm": self.state.state_dict(),
             "statistics": {} if self.statistics is None else self.statistics.state_dict(),
             "curriculum": self.curriculum.state_dict(),
@@ -342,12 +347,14 @@ class Loop:
         self.learner.version = int(state["version"])
         self.learner.steps = int(state["steps"])
         self.learner.skipped = int(state["skipped"])
+        self._use_density(state.get("density", self.learner.policy.density))
         self.state.load_state_dict(state["algorithm"])
         if self.statistics is not None:
             self.statistics.load_state_dict(state["statistics"])
         self.curriculum.load_state_dict(state["curriculum"])
         for name, reward in self.rewards.items():
-            reward.load_state_dict(state.get("rewards", {}).get(name, {}))
+            if name in state.get("rewards", {}):  # checkpoints of earlier versions have none
+                reward.load_state_dict(state["rewards"][name])
         if self.keeper is not None:
             self.keeper.load_state_dict(state["keeper"])
 
@@ -387,6 +394,14 @@ def _is_finite(t: Trajectory) -> bool:
 def _states(draw: Draw) -> Floats:
     """Proprioception ``[n, S]`` at every decision that was made."""
     return np.concatenate([t.obs.state for group in draw.played for t in group])
+
+
+def _seen_enough(trajectory: Trajectory) -> Trajectory:
+    """Without what only rewards looked at: an update starts from features where there are some."""
+    obs = trajectory.obs
+    if trajectory.chunk.features.size:
+        obs = Observation(obs.images[:, :0], obs.state)
+    return replace(trajectory, obs=obs, final_obs=None)
 
 
 def _env_steps(groups: Sequence[Group]) -> int:

@@ -1,4 +1,4 @@
-"""The nouns of the framework: plain NumPy data and the protocols that plug-ins satisfy.
+"""The nouns of the framework: plain NumPy data.
 
 Axis legend, used everywhere: **N** episodes, **P** groups, **G** members of a group, **T**
 decisions (policy calls), **H** low-level actions in a chunk, **A** action dimensions, **K**

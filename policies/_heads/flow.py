@@ -65,19 +65,29 @@ class FlowHead(CorrelatedHead):
     Greedy acting (no keys) starts at 0, the mean of the noise, and follows the ODE: no step is
     random. Its log-prob is the density of that chain.
 
+    A head that was cloned before the density was chosen imitated with noise that lasts for an
+    episode; under "decision" it acts without, so its velocity is then used a little off the noise
+    that it was learned from.
+
     A subclass with a velocity network of another kind overrides :meth:`build`, :meth:`predict`
     and maybe :meth:`times`.
     """
 
-    factor: Tensor  # [H, H] what makes independent noise that of a chunk
+    factors: Tensor  # [2, H, H] what makes independent noise that of a chunk; without what lasts
 
     def __init__(self, config: HeadConfig, context_dim: int, action_dim: int) -> None:
         super().__init__(config, action_dim)
         self.steps = config.denoising_steps
         self.build(context_dim)
-        shared = exploration_noise.covariance(config.chunk, config.rho, config.episode_share)
-        factor = torch.from_numpy(np.linalg.cholesky(shared).astype(np.float32))
-        self.register_buffer("factor", factor, persistent=False)
+        shares = (config.episode_share, 0.0)
+        laws = [exploration_noise.covariance(config.chunk, config.rho, share) for share in shares]
+        factors = torch.from_numpy(np.linalg.cholesky(np.stack(laws)).astype(np.float32))
+        self.register_buffer("factors", factors, persistent=False)
+
+    @property
+    def factor(self) -> Tensor:
+        """``[H, H]`` what makes independent noise that of a chunk under the present density."""
+        return self.factors[int(self.density == "decision")]
 
     def build(self, context_dim: int) -> None:
         """Make the network, and say how wide its inputs are and in how many parts."""

@@ -272,10 +272,10 @@ def test_micro_batches_add_up_with_kl_entropy_correction_and_critic(batch):
 
 def test_micro_batches_are_not_larger_than_asked_for(batch):
     learner, rows = make_learner(), rows_of(batch)
-    sizes = [len(part) for part in learner.parts(rows, 7)]
+    sizes = [len(part) for part in learner.parts(batch, rows, 7)]
     assert max(sizes) <= 7
     assert sum(sizes) == len(rows)
-    (whole,) = learner.parts(rows, 0)
+    (whole,) = learner.parts(batch, rows, 0)
     np.testing.assert_array_equal(whole, rows)
 
 
@@ -287,7 +287,7 @@ def test_minibatches_share_the_gradient_of_the_batch(batch, level, mode):
     split = replace(algorithm, ppo_mini_batch_size=10)
     learner = make_learner(lr=1e-12)  # so that every one meets the same weights
     found = gradients(split, batch, learner)
-    together = level in F.EPISODE_LEVELS
+    together = "episode" if level in F.EPISODE_LEVELS else "decision"
     parts = list(learner.minibatches(batch, 10, np.random.default_rng(0), together))
     assert len(found) == len(parts) > 2
     shares = [len(part) / batch.valid.sum() for part in parts]
@@ -296,29 +296,44 @@ def test_minibatches_share_the_gradient_of_the_batch(batch, level, mode):
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("size", [0, 7, 1000])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("together", ["decision", "episode", "group"])
 def test_ranks_share_every_decision(batch, world, size, together):
     shares = [
-        make_learner(ranks=Ranks(rank, world)).parts(rows_of(batch), size, together)
+        make_learner(ranks=Ranks(rank, world)).parts(batch, rows_of(batch), size, together)
         for rank in range(world)
     ]
     parts = [part for share in shares for part in share]
     seen = np.concatenate(parts)
     assert sorted(map(tuple, seen)) == sorted(map(tuple, rows_of(batch)))
     assert all(share for share in shares), "a rank has nothing to do"
-    if together:
-        owners = [set(part[:, 0].tolist()) for part in parts]
-        assert sum(map(len, owners)) == len(set.union(*owners)), "an episode was cut"
+    owner = {"decision": None, "episode": np.arange(len(batch)), "group": batch.group}[together]
+    if owner is not None:
+        owners = [set(owner[part[:, 0]].tolist()) for part in parts]
+        assert sum(map(len, owners)) == len(set.union(*owners)), "one was cut"
+
+
+def test_minibatches_of_whole_groups(batch):
+    """A pair of episodes of one start is never parted, in minibatches and their parts."""
+    learner = make_learner()
+    parts = list(learner.minibatches(batch, 12, np.random.default_rng(0), together="group"))
+    assert len(parts) > 1
+    assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, rows_of(batch)))
+    for rows in parts:
+        members = batch.group[np.unique(rows[:, 0])]
+        assert all(np.sum(members == group) == SIZE for group in members)
+        smaller = learner.parts(batch, rows, 10, together="group")
+        found = [set(batch.group[part[:, 0]].tolist()) for part in smaller]
+        assert sum(map(len, found)) == len(set.union(*found))
 
 
 def test_minibatches_of_whole_episodes(batch):
     learner = make_learner()
-    parts = list(learner.minibatches(batch, 10, np.random.default_rng(0), whole_episodes=True))
+    parts = list(learner.minibatches(batch, 10, np.random.default_rng(0), together="episode"))
     assert len(parts) > 2
     assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, rows_of(batch)))
     owners = [set(part[:, 0].tolist()) for part in parts]
     assert sum(map(len, owners)) == len(batch)
-    other = list(learner.minibatches(batch, 10, np.random.default_rng(1), whole_episodes=True))
+    other = list(learner.minibatches(batch, 10, np.random.default_rng(1), together="episode"))
     assert any(len(a) != len(b) or (a != b).any() for a, b in zip(parts, other, strict=False))
 
 

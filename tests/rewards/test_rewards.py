@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import cli, plugins
+from vla_rl.commands._parsing import several
 from vla_rl.episode_end import EpisodeEnd
 from vla_rl.rewards import overlong, rewarded, sparse, speed, subgoals
+from vla_rl.stages.setup import rewards_named
 from vla_rl.storage import checkpoint
 
 END = EpisodeEnd()
@@ -178,5 +181,56 @@ def test_a_reward_that_looks_at_images_gets_them_also_from_a_frozen_backbone(tmp
 def test_a_reward_named_twice_is_refused(tmp_path, capsys):
     words = ["train", "--env", "point_reach", "--rewards", "sparse", "sparse"]
     assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
-    assert "name one twice; give it a weight instead" in capsys.readouterr().err
+    assert "name 'sparse' twice, so their options would be the same" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_rewards_of_equal_short_names_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "lab_a").mkdir()
+    (tmp_path / "lab_a/sparse.py").write_text("from vla_rl.rewards.sparse import Reward\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="name 'sparse' twice"):
+        rewards_named(["sparse", "lab_a.sparse"])
+
+
+def test_state_is_no_setting(monkeypatch, tmp_path):
+    (tmp_path / "with_field.py").write_text(
+        "from dataclasses import dataclass, field\n"
+        "from vla_rl.rewards import sparse\n"
+        "@dataclass(frozen=True)\n"
+        "class Reward(sparse.Reward):\n"
+        "    seen: int = field(default=0, init=False)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="declares 'seen', which is no setting"):
+        rewards_named(["with_field"])
+
+
+def test_what_a_reward_learns_belongs_to_one_run():
+    given = SimpleNamespace(learned_reward=plugins.load("rewards", LEARNED).Reward(scale=3.0))
+    one, other = (rewards_named([LEARNED], given)[LEARNED] for _ in range(2))
+    one.seen = 5
+    assert (other.seen, other.scale) == (0, 3.0)
+
+
+def test_too_few_episodes_of_a_group_are_refused(episodes):
+    class Forgets(sparse.Reward):
+        def score(self, groups, end):
+            return [paid[1:] for paid in super().score(groups, end)]
+
+    with pytest.raises(ValueError, match="'mine' paid 1 episodes of a group of 2"):
+        rewarded([episodes[:2]], {"mine": Forgets()}, END)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--rewards", "a", "b", "--seed", "1"], ["a", "b"]),
+        (["--rewards=a", "--seed", "1"], ["a"]),
+        (["--rewards", "a", "--rewards", "b"], ["b"]),
+        (["--rewards", "a", "-h"], ["a"]),
+        (["--seed", "1"], []),
+    ],
+)
+def test_the_rewards_are_read_off_the_command_line(words, found):
+    assert several(words, "rewards") == found

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from vla_rl.storage.files import replacing, restore_replaced
+from vla_rl.storage.files import replacing, standing
 
 
 def write(folder, text):
@@ -30,9 +30,11 @@ def test_a_failure_while_writing_leaves_the_old_one(tmp_path):
             fresh.mkdir()
             raise OSError("disk full")
 
+    (tmp_path / "policy.old").mkdir()  # of the user
     with pytest.raises(OSError, match="disk"):
         fails()
     assert (tmp_path / "policy/text").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", "policy.old"}
 
 
 @pytest.mark.parametrize("survived", [0, 1])
@@ -50,7 +52,6 @@ def test_a_kill_between_the_moves_leaves_one_of_the_two(tmp_path, monkeypatch, s
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "policy", "new")
     monkeypatch.setattr(os, "replace", move)
-    restore_replaced(tmp_path / "policy")
-    assert (tmp_path / "policy/text").read_text() == "old"
+    assert (standing(tmp_path / "policy") / "text").read_text() == "old"
     write(tmp_path / "policy", "new")
     assert (tmp_path / "policy/text").read_text() == "new"

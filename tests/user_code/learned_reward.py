@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,9 @@ class Reward:
     """Of brightness."""
     pays: ClassVar[str] = "outcome"
     needs_images: ClassVar[bool] = True
-    seen: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = 0
 
     def score(self, groups, end):
         """The last decision gets it."""

@@ -19,6 +19,7 @@ import tyro
 
 from vla_rl import plugins
 from vla_rl.config import from_json
+from vla_rl.rewards import settings_types
 from vla_rl.world import World, read_world
 
 T = TypeVar("T")
@@ -99,16 +100,20 @@ def given(options: list[str], *names: str) -> str | None:
 
 
 def several(options: list[str], name: str) -> list[str]:
-    """The values that were given for ``--name``, which takes any number of them."""
-    if f"--{name}" not in options:
-        return []
-    following = options[options.index(f"--{name}") + 1 :]
-    return list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+    """The values that were given for ``--name``, which takes any number of them; the last count."""
+    found: list[str] = []
+    for index, word in enumerate(options):
+        flag, is_joined, value = word.partition("=")
+        if flag == f"--{name}":
+            following = options[index + 1 :]
+            values = itertools.takewhile(lambda word: not word.startswith("-"), following)
+            found = [value] if is_joined else list(values)
+    return found
 
 
 def _reward_settings(names: Sequence[str]) -> tuple[type, Any]:
     """A dataclass with the settings of every reward, and its defaults."""
-    kinds = {plugins.short(name): plugins.load("rewards", name).Reward for name in names}
+    kinds = settings_types(names)
     # Made anew for every command: a reward may have state.
     options = [(name, kind, field(default_factory=kind)) for name, kind in kinds.items()]
     settings = dataclasses.make_dataclass("Rewards", options, frozen=True)
@@ -143,9 +148,9 @@ def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) 
 
 def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
     """The world's horizons for the tasks that were named; the suite's own if it has not all."""
-    if "--tasks" not in options or world.max_steps is None or len(world.max_steps) == 1:
-        return world.max_steps
     named = several(options, "tasks")
+    if not named or world.max_steps is None or len(world.max_steps) == 1:
+        return world.max_steps
     known = {task.id: task.max_steps for task in world.resolved()}
     wanted = replace(world, tasks=tuple(named)).task_ids()
     return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None

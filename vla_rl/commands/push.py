@@ -19,6 +19,7 @@ from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import FILE, read_metrics
 from vla_rl.results.run_folders import BEST, RECORD
 from vla_rl.storage import hub
+from vla_rl.storage.files import standing
 from vla_rl.storage.model_card import Training
 
 _RUNS = ("sft", "train", "demo")  # commands that write a policy
@@ -86,7 +87,7 @@ def _policy_folder(path: Path) -> Path:
     Raises:
         ValueError: If neither holds one.
     """
-    for folder in (path, path / "policy"):
+    for folder in (standing(path), standing(path / "policy")):
         description = folder / "config.json"
         if description.is_file() and "class" in _json(description):
             return folder

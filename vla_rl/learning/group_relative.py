@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vla_rl import functional as F
 from vla_rl.learning.policy_gradient import Credit, PolicyGradient
+from vla_rl.plugins import unknown
 from vla_rl.types import Group, RolloutBatch
 
 Estimator = Literal[
@@ -78,6 +79,8 @@ class GroupRelative(PolicyGradient):
 
     def advantage(self, batch: RolloutBatch, reward: Tensor) -> Tensor:
         """``[N]`` or ``[N, T]`` from ``[N, T]`` rewards."""
+        if self.adv_estimator not in ESTIMATORS:
+            raise ValueError(unknown("adv_estimator", self.adv_estimator, ESTIMATORS))
         return ESTIMATORS[self.adv_estimator](batch, reward, self)
 
 

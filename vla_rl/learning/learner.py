@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_rl.learning.distributed import ALONE, Ranks
@@ -21,6 +22,9 @@ added to its loss; the parts of all ranks add up to it."""
 
 Rows = np.ndarray
 """``[B, 2]`` int64: episode and decision of each row of a minibatch."""
+
+Together = Literal["decision", "episode", "group"]
+"""What minibatches never cut."""
 
 ROWS_WITHOUT_GRADIENT = 512  # scored at once where nothing is kept for a backward pass
 MOST_SKIPPED = 10  # gradient steps in a row that may be skipped before the run ends
@@ -202,7 +206,7 @@ class Learner:
         batch: RolloutBatch,
         size: int,
         rng: np.random.Generator,
-        whole_episodes: bool = False,
+        together: Together = "decision",
     ) -> Iterator[Rows]:
         """Shuffled decisions of the batch in pieces of about ``size``; each exactly once.
 
@@ -210,21 +214,27 @@ class Learner:
             batch: Whose decisions.
             size: Decisions in a piece; 0 gives one piece.
             rng: Shuffles.
-            whole_episodes: Shuffle episodes, and never cut one.
+            together: What is shuffled, and never cut: single decisions, episodes, or groups, whose
+                members stay together too.
         """
-        rows = np.argwhere(batch.valid)
-        if whole_episodes:
-            place = rng.permutation(len(batch))[rows[:, 0]]
-            rows = rows[np.argsort(place, kind="stable")]
-        else:
+        rows, owner = np.argwhere(batch.valid), _owner(batch, together)
+        if owner is None:
             rows = rows[rng.permutation(len(rows))]
+        else:
+            place = rng.permutation(int(owner.max()) + 1)[owner[rows[:, 0]]]
+            rows = rows[np.argsort(place, kind="stable")]
         pieces = max(1, round(len(rows) / size)) if size else 1
-        yield from _split(rows, pieces, whole_episodes)
+        yield from _split(rows, pieces, owner)
 
-    def parts(self, rows: Rows, size: int, whole_episodes: bool = False) -> list[Rows]:
-        """This rank's micro-batches of at most about ``size`` decisions (0: as few as possible)."""
+    def parts(
+        self, batch: RolloutBatch, rows: Rows, size: int, together: Together = "decision"
+    ) -> list[Rows]:
+        """This rank's micro-batches of at most about ``size`` decisions (0: as few as possible).
+
+        The rows are those of one piece of :meth:`minibatches` with the same ``together``.
+        """
         pieces = max(self.ranks.size, -(-len(rows) // size) if size else 1)
-        return self.ranks.share(_split(rows, pieces, whole_episodes))
+        return self.ranks.share(_split(rows, pieces, _owner(batch, together)))
 
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of a loss to what the next :meth:`step` goes down.
@@ -322,10 +332,17 @@ def _score(policy: Policy, batch: RolloutBatch, rows: Rows) -> Scores:
     )
 
 
-def _split(rows: Rows, pieces: int, whole_episodes: bool) -> list[Rows]:
-    """About equal pieces, none of them empty; rows of an episode must be adjacent to be kept so."""
-    if not whole_episodes:
+def _owner(batch: RolloutBatch, together: Together) -> NDArray[np.int64] | None:
+    """To what each episode ``[N]`` belongs that must not be cut; None if anything may be."""
+    if together == "decision":
+        return None
+    return batch.group if together == "group" else np.arange(len(batch))
+
+
+def _split(rows: Rows, pieces: int, owner: NDArray[np.int64] | None) -> list[Rows]:
+    """About equal pieces, none of them empty; rows of one owner must be adjacent to be kept so."""
+    if owner is None:
         return [piece for piece in np.array_split(rows, pieces) if len(piece)]
-    starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
+    starts = np.flatnonzero(np.diff(owner[rows[:, 0]], prepend=-1))
     piece_of = starts * pieces // len(rows)
     return np.split(rows, starts[1:][np.diff(piece_of) > 0])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vla_rl import functional as F
-from vla_rl.learning.learner import Learner, Rows
+from vla_rl.learning.learner import Learner, Rows, Together
 from vla_rl.learning.settings import UpdateSettings
 from vla_rl.learning.update_log import UpdateLog
 from vla_rl.types import Group, RolloutBatch, Task
@@ -116,12 +116,13 @@ class PolicyGradient(UpdateSettings, ABC):
         log = UpdateLog(learner.ranks, keep_distances=self.clip_quantile > 0)
         if not task.batch.valid.any():  # a filter may have left nothing
             return dict(task.log)
-        together, waits = self.whole_episodes, self.actor_waits(learner)
+        together: Together = "episode" if self.whole_episodes else "decision"
+        waits = self.actor_waits(learner)
         warmth = learner.head_warmth  # of this batch's first step
         for _ in range(self.ppo_epochs):
             log.new_epoch()
             for rows in learner.minibatches(task.batch, self.ppo_mini_batch_size, rng, together):
-                for part in learner.parts(rows, self.ppo_micro_batch_size, together):
+                for part in learner.parts(task.batch, rows, self.ppo_micro_batch_size, together):
                     learner.accumulate(self._loss(learner, task, part, len(rows), waits, log))
                 log.stepped(learner.step(regularise=not waits))
                 if log.keep_distances:

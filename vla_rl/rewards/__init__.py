@@ -7,13 +7,14 @@ Most look at one episode at a time: they inherit :class:`EpisodeReward` and defi
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from vla_rl import plugins
 from vla_rl.episode_end import EpisodeEnd, Pays
 from vla_rl.types import Floats, Group, Trajectory
 
@@ -21,7 +22,9 @@ from vla_rl.types import Floats, Group, Trajectory
 class Reward(Protocol):
     """What a module in ``rewards/`` (or a user's own) must define as ``Reward``.
 
-    It may hold a network: rewards are computed in the main process, never in workers.
+    It may hold a network: rewards are computed where the learner is, never in workers. Of several
+    processes each computes those of all groups, so that what a reward learns is the same in all.
+    What changes during a run is no field; it is assigned in ``__post_init__``.
     """
 
     @property
@@ -50,8 +53,33 @@ class Reward(Protocol):
         """Take over a state."""
 
 
+def settings_types(names: Sequence[str]) -> dict[str, type]:
+    """The class ``Reward`` of every plug-in, by the name that its options begin with.
+
+    Raises:
+        ValueError: If one is unknown, two would share their options, or one has fields that are no
+            settings.
+    """
+    kinds: dict[str, type] = {}
+    for name in names:
+        short = name.rpartition(".")[2]
+        if short in kinds:
+            raise ValueError(
+                f"rewards {list(names)} name {short!r} twice, so their options would be the same: "
+                "give one a weight instead, or one of two modules another name"
+            )
+        kinds[short] = plugins.load("rewards", name).Reward
+        for field in fields(kinds[short]):
+            if not field.init:
+                raise ValueError(
+                    f"reward {name!r} declares {field.name!r}, which is no setting: assign what "
+                    "changes during a run in __post_init__ instead"
+                )
+    return kinds
+
+
 @dataclass(frozen=True)
-class EpisodeReward:
+class EpisodeReward(ABC):
     """A reward without state that looks at one episode at a time."""
 
     weight: float = 1.0
@@ -72,7 +100,7 @@ class EpisodeReward:
         """Nothing changes."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Nothing to take over."""
 
 
@@ -92,6 +120,10 @@ def rewarded(
     total = [[np.zeros(t.decisions, np.float32) for t in group] for group in groups]
     for name, reward in rewards.items():
         for sums, paid in zip(total, reward.score(groups, end), strict=True):
+            if len(paid) != len(sums):
+                raise ValueError(
+                    f"reward {name!r} paid {len(paid)} episodes of a group of {len(sums)}"
+                )
             for member, numbers in enumerate(paid):
                 if numbers.shape != sums[member].shape:
                     raise ValueError(

@@ -3,7 +3,7 @@
 :func:`play` is the one episode loop. It drives a :class:`Simulation`, which is either the slots of
 this process (the policy lives in the worker, one copy per core) or slots in torch-free worker
 processes (one batched policy serves them in two overlapped halves). The two placements differ in
-nothing else; see :mod:`vla_rl.rollout.collector`.
+nothing else; see :mod:`vla_rl.rollout.local_collector`.
 """
 
 from __future__ import annotations

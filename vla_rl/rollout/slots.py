@@ -41,7 +41,8 @@ class StepResult(Arrays):
     """What executing one chunk in each of B slots gave.
 
     Attributes:
-        obs: ``[B]`` the next observation; meaningless where ``done`` without ``truncated``.
+        obs: ``[B]`` the next observation; meaningless where an episode is done and
+            its last state was not looked at.
         reward: ``[B]`` environment reward summed over the executed actions.
         last_reward: ``[B]`` that of the last of them alone.
         executed: ``[B, H]`` bool.

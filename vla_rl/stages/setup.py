@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
@@ -15,7 +16,7 @@ from vla_rl.episode_end import Pays
 from vla_rl.learning.distributed import ALONE, Ranks
 from vla_rl.learning.running_moments import RunningMoments
 from vla_rl.policy import PolicyBase
-from vla_rl.rewards import Reward
+from vla_rl.rewards import Reward, settings_types
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.crew import cores
 from vla_rl.rollout.local_collector import LocalCollector
@@ -59,20 +60,20 @@ def rewards_named(names: Sequence[str], settings: Any = None) -> dict[str, Rewar
     Args:
         names: Plug-ins.
         settings: Each one's ``Reward`` with the settings that the user gave, as an attribute of the
-            name that :func:`vla_rl.plugins.short` makes; None takes the defaults.
+            last part of its name; None takes the defaults.
 
     Raises:
-        ValueError: If one is unknown or named twice, or says that it pays for something unheard of.
+        ValueError: As :func:`vla_rl.rewards.settings_types`, or if one says that it pays for
+            something unheard of.
     """
-    if len(set(names)) < len(names):
-        raise ValueError(f"rewards {list(names)} name one twice; give it a weight instead")
     found: dict[str, Reward] = {}
-    for name in names:
-        made = getattr(settings, plugins.short(name), None)
-        found[name] = made or plugins.load("rewards", name).Reward()
-        if found[name].pays not in get_args(Pays):
+    for name, (short, kind) in zip(names, settings_types(names).items(), strict=True):
+        # A copy: what a reward learns belongs to one run.
+        made: Reward = copy.deepcopy(getattr(settings, short, None)) or kind()
+        if made.pays not in get_args(Pays):
             what = f"`pays` of reward {name!r}:"
-            raise ValueError(plugins.unknown(what, found[name].pays, get_args(Pays)))
+            raise ValueError(plugins.unknown(what, made.pays, get_args(Pays)))
+        found[name] = made
     return found
 
 

@@ -80,31 +80,33 @@ def appearing(folder: Path) -> Iterator[Path]:
 def replacing(folder: Path) -> Iterator[Path]:
     """A path beside the folder for what shall replace it; it is moved there if nothing fails.
 
-    The older one is aside until the new one is in its place, and a kill in between leaves it there
-    for :func:`restore_replaced`.
+    The older one stays aside until the new one is in its place, and a kill in between leaves it
+    there, where :func:`standing` finds it. Only one process may write a folder at a time.
     """
-    fresh, aside = folder.with_name(f"{folder.name}.new"), _aside(folder)
-    restore_replaced(folder)
+    fresh, aside = folder.with_name(f".{folder.name}.new"), _aside(folder)
     shutil.rmtree(fresh, ignore_errors=True)
-    yield fresh
-    for file in fresh.rglob("*"):
-        sync(file)
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(fresh, folder)
-    sync(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield fresh
+        for file in fresh.rglob("*"):
+            sync(file)
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+        os.replace(fresh, folder)
+        sync(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except Exception:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
 
 
-def restore_replaced(folder: Path) -> None:
-    """Put back what :func:`replacing` was killed in the middle of replacing, if it was."""
-    if not folder.exists() and _aside(folder).exists():
-        os.replace(_aside(folder), folder)
+def standing(folder: Path) -> Path:
+    """The folder, or what :func:`replacing` was killed in the middle of replacing there."""
+    return _aside(folder) if not folder.exists() and _aside(folder).exists() else folder
 
 
 def _aside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.old")
+    return folder.with_name(f".{folder.name}.replaced")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from vla_rl import __version__
 from vla_rl.storage import pretrained
-from vla_rl.storage.files import restore_replaced
+from vla_rl.storage.files import standing
 
 WORLD = "world.json"
 CARD = "README.md"
@@ -59,9 +59,9 @@ def find(source: str | Path, named: Collection[str | None] = (), **options: Any)
     """
     text = source.as_posix() if isinstance(source, Path) else source
     repo_id, at, revision = text.partition("@")
-    restore_replaced(Path(source))
-    if Path(source).exists() or not _ID.fullmatch(repo_id):
-        return Path(source)
+    here = standing(Path(source))
+    if here.exists() or not _ID.fullmatch(repo_id):
+        return here
     if at and options.get("revision") is not None:
         raise ValueError(f"{text} names a revision, and so does revision={options['revision']!r}")
     wanted = {"revision": revision or None, **options}
