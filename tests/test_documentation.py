@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.tables import filled, pages
 from tests.helpers import WORLD, make_policy
+from vla_rl import plugins
 from vla_rl.cli import main as vla_rl
 from vla_rl.evaluate import EvalConfig, protocol_id, resolve
 from vla_rl.results.metrics import read_metrics
@@ -76,6 +77,20 @@ def test_the_page_on_environments_does_what_it_says(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend("")
     execute(blocks, count=11)
     assert pytest.main(["-q", "-p", "no:cacheprovider", "test_light_rail.py"]) == 0
+
+
+def test_the_page_on_rewards_does_what_it_says(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "rewards.md").read_text()
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
+    (code,) = [text for language, text in blocks if language == "python"]
+    (tmp_path / "calm.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    execute(blocks, count=2)
+    for name in plugins.names("rewards"):
+        assert f"| `{name}` | {plugins.load('rewards', name).Reward().pays} |" in page
+    config = json.loads(Path("runs/calm/config.json").read_text())
+    assert config["reward"] == {"calm": {"weight": 1.0, "cost": 0.3}}
 
 
 def test_the_page_on_evaluation_does_what_it_says(tmp_path, monkeypatch, capsys):
