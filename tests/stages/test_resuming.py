@@ -18,7 +18,7 @@ from vla_rl.config import flat, from_json, to_json
 from vla_rl.learning.learner import Learner
 from vla_rl.results.metrics import read_metrics
 from vla_rl.results.run_folders import read_run
-from vla_rl.rollout.collector import Collector
+from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.stages.resuming import MAY_CHANGE, changes, configuration, flag
 from vla_rl.storage import checkpoint
 
@@ -191,7 +191,7 @@ def test_an_error_leaves_a_checkpoint_of_the_last_whole_iteration(tmp_path, caps
     assert vla_rl("train", *options, "--out", whole) == 0
     with monkeypatch.context() as patched:
         # Of the first, which meets states, and of one for each iteration.
-        failing_from(patched, Collector, "collect", 4)
+        failing_from(patched, LocalCollector, "collect", 4)
         assert vla_rl("train", *options, "--out", cut) == 1
     said = capsys.readouterr().err
     assert f"after iteration 2; --resume goes on after iteration 2, saved in {cut}" in said
