@@ -79,6 +79,18 @@ def test_the_page_on_environments_does_what_it_says(tmp_path, monkeypatch):
     assert pytest.main(["-q", "-p", "no:cacheprovider", "test_light_rail.py"]) == 0
 
 
+def test_the_update_on_one_page_improves_its_policy(tmp_path):
+    page = (ROOT / "docs" / "one_update.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    assert len(code.splitlines()) < 120
+    (tmp_path / "one_update.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "one_update.py"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    before, after = map(float, re.findall(r"\d\.\d\d", done.stdout))
+    assert after > before + 0.1, done.stdout
+
+
 def test_the_page_on_rewards_does_what_it_says(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "rewards.md").read_text()
     blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
