@@ -25,8 +25,7 @@ ITERATIONS = {"grpo": 12, "loop": 10, "ppo": 14}
 # Settings, how far the clone's actions are made to drift, and learning rates (the second of PPO).
 # Exploration is wide, as for the Gaussian head in test_algorithms.
 HEADS = {
-    # PPO scores lasting noise by a density that gives it no credit: it would need more episodes.
-    "laplace": ({"head": "laplace", "std": 0.1, "episode_share": 0.0}, 0.5, (5e-4, 2e-3)),
+    "laplace": ({"head": "laplace", "std": 0.1}, 0.5, (5e-4, 2e-3)),
     "flow-sde": ({"head": "flow_sde", "flow_noise_level": 0.8}, 0.3, (2e-4, 3e-4)),
     "flow-one": (
         {"head": "flow_sde", "flow_noise_level": 0.8, "flow_stochastic": "one"},

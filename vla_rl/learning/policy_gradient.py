@@ -96,8 +96,9 @@ class PolicyGradient(UpdateSettings, ABC):
         """Below and above 1; infinite while it is still to be measured."""
         if not self.clip_quantile:
             return self.clip_ratio_low, self.clip_ratio_high
-        measured = state.clip_range
-        return (float("inf"),) * 2 if measured is None else (measured, measured)
+        if state.clip_range is None:
+            return float("inf"), float("inf")
+        return state.clip_range, state.clip_range
 
     # ------------------------------------------------------------------------------------ update
 
