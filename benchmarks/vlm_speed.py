@@ -190,7 +190,7 @@ class Bench:
         learner = self.learner(frozen)
         chunk = self.policy.act(self.obs, self.words, self.keys)
         blind = Observation(self.obs.images[:, :0], self.obs.state)
-        kept = self.policy.keeps
+        kept = self.policy.caches
         obs = blind if kept else self.obs
 
         def step() -> None:
@@ -223,7 +223,7 @@ def measure(name: str, case: str, rows: int, seconds: float) -> dict[str, float]
         bench = Bench(name, rows, Path(scratch))
         if case == "plain_act":
             with torch.inference_mode():
-                ours = bench.policy.see(
+                ours = bench.policy.encode_images(
                     bench.policy._tensor(bench.obs.images), bench.policy._words(bench.words)
                 )
                 apart = float((bench.plain_states(list(range(rows))) - ours).abs().max())

@@ -58,21 +58,21 @@ class Policy(PretrainedPolicy):
     def _speaker(self) -> Any:
         return self.head.speaker
 
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """What the vision tower and the connector make of the images, ``[B, F]``."""
-        features: Tensor = self._speaker.keep(images)
+        features: Tensor = self._speaker.cache_features(images)
         return features.float()
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether the vision tower and the connector are frozen, with the rest or without."""
-        return super().keeps or self._speaker.keeps
+        return super().caches or self._speaker.caches
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """All that the head reads: ``[B, F + S]``, and the prompt."""
         return torch.cat([features, state], dim=1), text[:, : self._speaker.prompt]
 
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
         value: Tensor = self.critic(features, text[:, self._speaker.prompt :], state)
         return value

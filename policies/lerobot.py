@@ -90,21 +90,21 @@ class Policy(PretrainedPolicy):
             self.state_mean.copy_(mean)
             self.state_std.copy_(std)
 
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """What looks makes of the images, flattened to ``[B, F]``."""
         seen: Tensor = self.body.look(self._pictures(images))
         return seen.flatten(1)
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether what looks is frozen, or never trained."""
-        return super().keeps or self.body.looks_frozen
+        return super().caches or self.body.looks_frozen
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """All that the head reads ``[B, D]``; it needs no words besides."""
         return self.body.context(features, text[:, : self.body.prompt], state), text[:, :0]
 
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
         value: Tensor = self.critic(features, text[:, self.body.prompt :], state)
         return value

@@ -130,20 +130,20 @@ class Policy(PretrainedPolicy):
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)
 
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """The packed prefix ``[B, F]``: the critic's summary, then keys and values."""
         return self._read(self.prefix.look(images), text)
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether the vision tower and the projector are frozen, with the rest or without."""
-        return super().keeps or self.prefix.keeps
+        return super().caches or self.prefix.caches
 
-    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+    def cache_features(self, images: Tensor, text: Tensor) -> Tensor:
         """What the vision tower and the projector make of the images, ``[B, V * P * C]``."""
         return self.prefix.look(images).flatten(1)
 
-    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
+    def from_cache(self, kept: Tensor, text: Tensor) -> Tensor:
         """The packed prefix from what was kept."""
         pieces = kept.shape[1] // self.prefix.width
         return self._read(kept.view(len(kept), pieces, self.prefix.width), text)
@@ -153,7 +153,7 @@ class Policy(PretrainedPolicy):
         room = self.head.whole.expert.state_dim - state.shape[1]
         return torch.cat([features, F.pad(state, (0, room))], dim=1), text[:, :0]
 
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
         summary = features[:, : self.prefix.layout.summary]
         value: Tensor = self.critic(torch.cat([summary, state], dim=1))

@@ -49,7 +49,7 @@ class Policy(PolicyBase):
         self.head = _heads.make(config, inputs, text_dim, spaces.action_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
 
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images."""
         if not self.spaces.views:
             return torch.zeros(len(images), 0, device=images.device)
@@ -61,7 +61,7 @@ class Policy(PolicyBase):
         """Everything side by side."""
         return torch.cat([features, text, state], dim=1), text
 
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
         value: Tensor = self.critic(torch.cat([features, text, state], dim=1))
         return value[:, 0]

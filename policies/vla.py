@@ -88,32 +88,34 @@ class Policy(PretrainedPolicy):
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)
 
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, flattened to ``[B, F]``."""
         tokens: Tensor = self.vision(images, self._prompt(text))
         return tokens.flatten(1)
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether the backbone, or what comes before its language model, is frozen."""
-        return super().keeps or self.vision.keeps
+        return super().caches or self.vision.caches
 
-    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+    def cache_features(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens, or what the frozen part of the backbone makes of the images."""
-        if super().keeps:
+        if super().caches:
             return self.vision.frozen_tokens(images, self._prompt(text)).flatten(1)
-        return self.vision.keep(images)
+        return self.vision.cache_features(images)
 
-    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
+    def from_cache(self, kept: Tensor, text: Tensor) -> Tensor:
         """Backbone tokens from what was kept."""
-        return kept if super().keeps else self.vision.recall(kept, self._prompt(text)).flatten(1)
+        return (
+            kept if super().caches else self.vision.from_cache(kept, self._prompt(text)).flatten(1)
+        )
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The head's context ``[B, D]`` and its embedding of the instruction."""
         context, words = self.reader(features, text[:, self.vision.prompt :], state)
         return context, words
 
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]``."""
         context, _ = self.critic_reader(features, text[:, self.vision.prompt :], state)
         value: Tensor = self.critic(context)

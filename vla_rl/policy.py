@@ -1,7 +1,7 @@
 """The policy contract, and a base class that keeps most of it.
 
-A policy *sees* (a backbone turns images into features), *acts* (an action head turns features, the
-instruction and proprioception into a chunk of actions) and *judges* (a critic). Its parameters form
+A policy has a backbone, which turns images into features, an action head, which turns features, the
+instruction and proprioception into a chunk of actions, and a critic. Its parameters form
 the three groups ``"vlm"``, ``"head"`` and ``"critic"``. What a frozen backbone, or a frozen part of
 one, makes of the images is computed once, at acting, and every update starts from it.
 """
@@ -74,8 +74,8 @@ class Policy(Protocol):
         """Log-prob units of one decision, K."""
 
     @property
-    def keeps(self) -> bool:
-        """Whether acting keeps features, from which updates start instead of the images."""
+    def caches(self) -> bool:
+        """Whether acting caches features, from which updates start instead of the images."""
 
     @property
     def density(self) -> str:
@@ -148,7 +148,7 @@ class Policy(Protocol):
         """
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
-        """What acting would keep, ``[B, F]``; only for a policy that keeps features."""
+        """What acting would cache, ``[B, F]``; only for a policy that caches features."""
 
     def save_pretrained(self, folder: Path) -> None:
         """Write weights, settings and remembered sentences."""
@@ -166,8 +166,9 @@ PolicyT = TypeVar("PolicyT", bound="PolicyBase")
 class PolicyBase(SavedPolicy):
     """A policy made of a backbone, an action head and a critic.
 
-    Subclasses set ``config_class`` and ``head`` and implement :meth:`see`, :meth:`context`,
-    :meth:`judge`, :meth:`groups` and :meth:`encode_text`. A config needs a field ``chunk``.
+    Subclasses set ``config_class`` and ``head`` and implement :meth:`encode_images`,
+    :meth:`context`, :meth:`estimate_value`, :meth:`groups` and :meth:`encode_text`. A config
+    needs a field ``chunk``.
     """
 
     config_class: ClassVar[type[Any]]
@@ -188,7 +189,7 @@ class PolicyBase(SavedPolicy):
     # ------------------------------------------------------------------ what a subclass defines
 
     @abstractmethod
-    def see(self, images: Tensor, text: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
         """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images and texts ``[B, E]``."""
 
     @abstractmethod
@@ -196,7 +197,7 @@ class PolicyBase(SavedPolicy):
         """The head's context ``[B, D]`` and its view of the instruction ``[B, E]``."""
 
     @abstractmethod
-    def judge(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
+    def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
         """The critic's value ``[B]`` from detached features."""
 
     @abstractmethod
@@ -210,16 +211,16 @@ class PolicyBase(SavedPolicy):
     # ------------------------------------- what a subclass with a frozen part may define besides
 
     @property
-    def keeps(self) -> bool:
-        """Whether acting keeps features, from which updates start instead of the images."""
+    def caches(self) -> bool:
+        """Whether acting caches features, from which updates start instead of the images."""
         return "vlm" in self.frozen
 
-    def keep(self, images: Tensor, text: Tensor) -> Tensor:
+    def cache_features(self, images: Tensor, text: Tensor) -> Tensor:
         """What a frozen part makes of the images, ``[B, F]``: here the whole backbone."""
-        return self.see(images, text)
+        return self.encode_images(images, text)
 
-    def recall(self, kept: Tensor, text: Tensor) -> Tensor:
-        """From what was kept to what :meth:`see` returns; with gradient into what is trained."""
+    def from_cache(self, kept: Tensor, text: Tensor) -> Tensor:
+        """From cached features to what :meth:`encode_images` returns, with gradient."""
         return kept
 
     def check_use(self) -> None:
@@ -338,13 +339,13 @@ class PolicyBase(SavedPolicy):
         """Decide for B rows; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
         with torch.inference_mode():
             text, state = self._words(instructions), self._proprioception(obs)
-            cache = self._kept(obs, text) if self.keeps else None
+            cache = self._kept(obs, text) if self.caches else None
             if cache is None:
-                seen = self.see(self._tensor(obs.images), text)
+                seen = self.encode_images(self._tensor(obs.images), text)
             else:
-                seen = self.recall(cache.float(), text)
+                seen = self.from_cache(cache.float(), text)
             sample = self.head.sample(*self.context(seen, text, state), keys)
-            value = self.judge(seen, text, state)
+            value = self.estimate_value(seen, text, state)
         empty = np.zeros((len(seen), 0), np.float16)
         return ActionChunk(
             actions=sample.actions.cpu().numpy(),
@@ -363,7 +364,7 @@ class PolicyBase(SavedPolicy):
         logprob, entropy = self.head.score(*self.context(seen, text, state), self._tensor(raw))
         if "critic" in self.frozen:
             return Scores(logprob, entropy, torch.zeros(len(logprob), device=logprob.device))
-        return Scores(logprob, entropy, self.judge(seen.detach(), text, state))
+        return Scores(logprob, entropy, self.estimate_value(seen.detach(), text, state))
 
     def imitation_loss(
         self,
@@ -379,7 +380,7 @@ class PolicyBase(SavedPolicy):
         ``features`` may replace the images if the policy keeps them. ``generator`` (on the CPU)
         draws the noise that some heads imitate with; None is torch's global one.
         """
-        if self.keeps and features is None:
+        if self.caches and features is None:
             features = self.features(obs, instructions)
         text, state = self._words(instructions), self._proprioception(obs)
         context, words = self.context(self._seen(obs, text, features), text, state)
@@ -389,13 +390,13 @@ class PolicyBase(SavedPolicy):
         return loss
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
-        """What acting would keep, ``[B, F]`` float16; only for a policy that keeps features.
+        """What acting would cache, ``[B, F]`` float16; only for a policy that caches features.
 
         Raises:
             ValueError: If it does not.
         """
-        if not self.keeps:
-            raise ValueError('this policy keeps no features: freeze({"vlm"}) first')
+        if not self.caches:
+            raise ValueError('this policy caches no features: freeze({"vlm"}) first')
         with torch.inference_mode():
             found: Array = self._kept(obs, self._words(instructions)).cpu().numpy()
         return found
@@ -409,18 +410,18 @@ class PolicyBase(SavedPolicy):
             )
 
     def _kept(self, obs: Observation, text: Tensor) -> Tensor:
-        return self.keep(self._tensor(obs.images), text).half()
+        return self.cache_features(self._tensor(obs.images), text).half()
 
     def _seen(self, obs: Observation, text: Tensor, features: Array | None) -> Tensor:
         """Features with gradient into what is trained; from the kept ones where there are some."""
-        if not self.keeps or features is None:
-            return self.see(self._tensor(obs.images), text)
+        if not self.caches or features is None:
+            return self.encode_images(self._tensor(obs.images), text)
         if self.spaces.views and not features.shape[-1]:
             raise ValueError(
                 'the backbone is frozen but these decisions carry no features: freeze({"vlm"}) '
                 "also where the policy acts"
             )
-        return self.recall(self._tensor(features).float(), text)
+        return self.from_cache(self._tensor(features).float(), text)
 
     def _words(self, instructions: Sequence[str]) -> Tensor:
         """Text features ``[B, E]``."""

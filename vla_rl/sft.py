@@ -279,7 +279,7 @@ class DemoAnchor:
         policy.remember(data.sentences)
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
         self._ranks = ranks
-        self._features = kept_features(policy, data, config.batch_size) if policy.keeps else None
+        self._features = kept_features(policy, data, config.batch_size) if policy.caches else None
 
     def __call__(self, step: int) -> Iterator[Tensor]:
         """This rank's micro-batches, scalars with gradient.

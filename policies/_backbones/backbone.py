@@ -52,15 +52,15 @@ class Backbone(nn.Module):
         return tokens
 
     @property
-    def keeps(self) -> bool:
-        """Whether a part of it never trains, whose results :meth:`keep` and :meth:`recall` know."""
+    def caches(self) -> bool:
+        """Whether a part of it never trains; :meth:`cache_features` gives what that makes."""
         return False
 
-    def keep(self, images: Tensor) -> Tensor:
+    def cache_features(self, images: Tensor) -> Tensor:
         """What the part that never trains makes of images, ``[B, F]``."""
         raise NotImplementedError(f"{type(self).__name__} has no part that never trains")
 
-    def recall(self, kept: Tensor, prompt: Tensor) -> Tensor:
+    def from_cache(self, kept: Tensor, prompt: Tensor) -> Tensor:
         """Tokens from what was kept."""
         raise NotImplementedError(f"{type(self).__name__} has no part that never trains")
 

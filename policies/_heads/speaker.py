@@ -77,7 +77,7 @@ class Speaker(backbone.VLMBackbone):
         """Words ``[B, count]``, each picked after those before it; one pass for each, with a cache.
 
         Args:
-            kept: ``[B, F]`` what :meth:`keep` made of the images.
+            kept: ``[B, F]`` what :meth:`cache_features` made of the images.
             prompt: ``[B, L]``.
             known: ``[B, n]`` words that follow the prompt.
             count: How many.

@@ -109,7 +109,7 @@ class Prefix(nn.Module):
         self.loaded = Reader(saved)
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether what comes before the language model never changes."""
         return self.trains <= {"language"}
 
@@ -118,7 +118,7 @@ class Prefix(nn.Module):
         if not self.views:
             return torch.zeros(len(images), 0, self.width, device=images.device)
         pixels = self.inputs(images)["pixel_values"].to(self.net.dtype)
-        with self._low(images.device), torch.no_grad() if self.keeps else nullcontext():
+        with self._low(images.device), torch.no_grad() if self.caches else nullcontext():
             found: Tensor = self.net.get_image_features(pixels).pooler_output
         return found.reshape(len(images), -1, found.shape[-1])
 

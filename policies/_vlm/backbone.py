@@ -133,17 +133,17 @@ class VLMBackbone(Backbone):
         inputs = self._text(prompt)
         if not self.prefixes.serves(inputs):
             return super().frozen_tokens(images, prompt)
-        kept = self.keep(images)
+        kept = self.cache_features(images)
         with self.low(images.device):
             states = self.prefixes.states(inputs, lambda rows: self._restored(kept[rows]))
             return self._chosen(states, inputs)
 
     @property
-    def keeps(self) -> bool:
+    def caches(self) -> bool:
         """Whether what comes before the language model never changes."""
         return self.trains <= {"language"}
 
-    def keep(self, images: Tensor) -> Tensor:
+    def cache_features(self, images: Tensor) -> Tensor:
         """What the vision tower and the connector make of images, ``[B, F]``."""
         with self.low(images.device):
             looked = self._look(images)
@@ -153,7 +153,7 @@ class VLMBackbone(Backbone):
         ]
         return torch.cat([value.reshape(len(images), -1) for value in whole], dim=1)
 
-    def recall(self, kept: Tensor, prompt: Tensor) -> Tensor:
+    def from_cache(self, kept: Tensor, prompt: Tensor) -> Tensor:
         """Tokens ``[B, V, P, C]`` from what was kept."""
         with self.low(kept.device):
             return self._read(self._restored(kept), prompt)
@@ -195,7 +195,7 @@ class VLMBackbone(Backbone):
         """What the vision tower and the connector make of ``[B, V, h, w, 3]`` images."""
         given = {k: v for k, v in self.inputs(images).items() if k in self._takes}
         given["pixel_values"] = given["pixel_values"].to(self.net.dtype)
-        with torch.no_grad() if self.keeps else nullcontext():
+        with torch.no_grad() if self.caches else nullcontext():
             return self.net.get_image_features(**given, return_dict=True)
 
     def _read(self, looked: Any, prompt: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ class VLMBackbone(Backbone):
         return fields
 
     def _restored(self, kept: Tensor) -> Any:
-        """The reverse of :meth:`keep`."""
+        """The reverse of :meth:`cache_features`."""
         rows, start = len(kept), 0
         values: list[Any] = []
         for field in self._fields:

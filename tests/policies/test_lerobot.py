@@ -294,7 +294,7 @@ def test_the_default_smolvla_keeps_what_it_sees() -> None:
     frozen: dict[str, Any] = {"options": (*smolvla_files()["options"], "train_expert_only=true")}
     policy = replace(CASES["smolvla"], files=dict).make(**frozen)
     assert policy.groups()["vlm"] == []
-    assert policy.keeps
+    assert policy.caches
     obs, words = observe(4), sentences(4)
     chunk = policy.act(obs, words, keys(4))
     assert chunk.features.shape == (4, 2 * 4 * 32)

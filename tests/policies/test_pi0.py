@@ -58,7 +58,7 @@ def keys(rows: int = ROWS) -> np.ndarray:
 def context(policy: pi0.Policy, obs: Observation) -> Tensor:
     """What the head of the policy reads."""
     words, state = policy._words(SENTENCES), policy._proprioception(obs)
-    return policy.context(policy.see(torch.tensor(obs.images), words), words, state)[0]
+    return policy.context(policy.encode_images(torch.tensor(obs.images), words), words, state)[0]
 
 
 def theirs(obs: Observation) -> tuple[Any, dict[str, Tensor]]:

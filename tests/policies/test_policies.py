@@ -639,7 +639,7 @@ def test_conv_takes_any_image_size(size: int) -> None:
     policy = vla.Policy(vla.Config(text="hash"), spaces)
     side = -(-size // 8)
     policy.remember(SENTENCES)
-    with pytest.raises(ValueError, match="keeps no features"):
+    with pytest.raises(ValueError, match="caches no features"):
         policy.features(observe(2, spaces), sentences(2))
     policy.freeze({"vlm"})
     assert policy.features(observe(2, spaces), sentences(2)).shape == (2, 2 * side * side * 32)

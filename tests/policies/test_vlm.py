@@ -94,7 +94,7 @@ def blindfold(obs: Observation) -> Observation:
 
 def seen(policy: vla.Policy, images: np.ndarray, sentences: list[str]) -> torch.Tensor:
     with torch.no_grad():
-        return policy.see(torch.tensor(images), policy._words(sentences))
+        return policy.encode_images(torch.tensor(images), policy._words(sentences))
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def test_a_family_keeps_the_contract(
     obs, words = observe(4), said(4)
     for frozen in ((), ("vlm",)):  # acting keeps image features, then hidden states
         policy.freeze(frozen)
-        assert policy.keeps
+        assert policy.caches
         chunk = act(policy)
         scores = policy.evaluate(blindfold(obs), words, chunk.raw, chunk.features)
         np.testing.assert_allclose(scores.logprob.detach(), chunk.logprob, atol=1e-4)
@@ -229,7 +229,7 @@ def test_adapters_go_where_they_are_asked_for(llava: Path) -> None:
     both = make(llava, lora_rank=2, vlm_trains=("language", "vision", "connector"))
     parts = {id(p): vlm_network.part_of(n) for n, p in both.vision.net.named_parameters()}
     assert {parts[id(p)] for p in both.groups()["vlm"]} == {"language", "vision", "connector"}
-    assert not both.keeps
+    assert not both.caches
 
 
 def test_a_trained_vision_tower_gets_a_gradient(llava: Path) -> None:
@@ -417,7 +417,7 @@ def test_the_embedded_model_trains_its_new_connector() -> None:
     parts = {id(p): vlm_network.part_of(n) for n, p in policy.vision.net.named_parameters()}
     assert {parts[id(p)] for p in policy.groups()["vlm"]} == {"language", "connector"}
     assert policy.vision.grid == (2, 64, 576)
-    assert not policy.keeps
+    assert not policy.caches
 
 
 def test_a_description_survives_as_text(llava: Path) -> None:

@@ -130,7 +130,7 @@ class HeldOut:
         policy.remember(data.sentences)
         self._policy, self._data, self._seed = policy, data, seed
         self._batch_size, self._balance_tasks = batch_size, balance_tasks
-        self._features = kept_features(policy, data, batch_size) if policy.keeps else None
+        self._features = kept_features(policy, data, batch_size) if policy.caches else None
         self.best: Best | None = None
 
     def loss(self) -> float:
