@@ -26,7 +26,9 @@ def test_every_check_is_run_on_a_sound_suite_and_finds_nothing():
         *(("", name) for name in SUITE_CHECKS),
         *((task, name) for task in ("red", "green") for name in TASK_CHECKS),
     ]
-    assert [check for _, check in found if not check.ok or check.advice] == []
+    assert all(check.ok for _, check in found)
+    # How fast it is depends on what else the machine does.
+    assert [check for _, check in found if check.advice and check.name != "speed"] == []
 
 
 def broken(subject: Subject) -> dict[str, str]:
