@@ -2,7 +2,7 @@
 
 A success ends its episode and a policy does not see the time, so that one evaluation at a generous
 horizon says what there is to know at every shorter one. Where it is longer than the horizon of
-training, success within that one is told beside it: the two differ by what is only slowness.
+training, success within that one is reported beside it: the two differ by what is only slowness.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class EvalConfig:
     settings or a policy by. Training and demonstrations use neither."""
     max_steps: int = 0
     """Horizon in environment steps, when no protocol is named; 0 for that of --max-steps, which is
-    by default the one of training. Success within that one is told, too, if it is shorter."""
+    by default the one of training. Success within that one is reported, too, if it is shorter."""
     also_within: tuple[int, ...] = ()
-    """Shorter horizons in environment steps at which success is told besides; they take no further
-    episodes."""
+    """Shorter horizons in environment steps at which success is reported besides; they take no
+    further episodes."""
 
     def __post_init__(self) -> None:
         if self.episodes_per_task < 1:
@@ -64,7 +64,7 @@ def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
 
     Raises:
         ValueError: If the protocol is unknown, or asks for other settings than the world's; if the
-            horizon is longer than the suite's; or if success within a shorter one cannot be told.
+            horizon is longer than the suite's; or if success within a shorter one cannot be known.
     """
     played, protocol = _resolved(world, config)
     longest = {task.id: task.max_steps for task in played.resolved()}
@@ -80,9 +80,9 @@ def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
 
 
 def shorter_horizons(world: World, config: EvalConfig) -> tuple[dict[str, int], ...]:
-    """Horizons by task, besides that of the evaluation, at which success is told, shortest first.
+    """Horizons by task at which success is reported besides that of the evaluation, shortest first.
 
-    They are those that were asked for, and that of the world where it is shorter and can be told.
+    They are those that were asked for, and that of the world where it is shorter and can be known.
     """
     played, _ = resolve(world, config)
     longest = {task.id: task.max_steps for task in played.resolved()}

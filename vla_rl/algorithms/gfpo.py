@@ -34,7 +34,7 @@ from vla_rl.learning.settings import KLPlacement
 from vla_rl.types import Bools, Group, RolloutBatch, Task
 
 HISTORY = 512  # groups that difficulty is measured against; older ones met a weaker policy
-READY = 8  # groups to have seen before difficulty is told apart
+READY = 8  # groups to have seen before difficulty is estimated
 
 
 @dataclass

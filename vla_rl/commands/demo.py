@@ -82,7 +82,7 @@ class Command:
     """The RL loop; whichever of its limits comes first ends it."""
     eval: EvalConfig = field(default_factory=lambda: EvalConfig(max_steps=200))
     """How success is measured, before and after. With a --eval.max-steps that gives time to spare,
-    success within the horizon of training is told beside it."""
+    success within the horizon of training is reported beside it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are collected."""
     seed: int = 0

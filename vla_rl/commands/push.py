@@ -126,7 +126,7 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalResult]:
-    """Evaluations at every horizon at which they are told, the newest of each protocol."""
+    """Evaluations at every horizon at which they are reported, the newest of each protocol."""
     newest: dict[str, EvalResult] = {}
     for path in paths:
         if not path.is_file():

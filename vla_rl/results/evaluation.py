@@ -172,7 +172,8 @@ class EvalResult:
         tasks: Outcomes by task id.
         buckets: Task ids by difficulty; ids that were not evaluated are ignored.
         policy: Where the policy was, for the reader.
-        also_within: Shorter horizons by task id at which success is told besides, shortest first.
+        also_within: Shorter horizons by task id, at which success is reported besides, shortest
+            first.
     """
 
     protocol_id: str
@@ -241,7 +242,7 @@ class EvalResult:
         )
 
     def each_horizon(self) -> list[EvalResult]:
-        """The result at every horizon at which it is told, shortest first, itself the last."""
+        """The result at every horizon at which it is reported, shortest first, itself the last."""
         return [*(self.within(horizons) for horizons in self.also_within), self]
 
     @property
