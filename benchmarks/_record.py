@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,7 +25,7 @@ from benchmarks._record import write
 from benchmarks._runs import both
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.intervals import mean_interval
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.world import World
 
 GROUPS = ("expert", "rl", "unseen")
@@ -151,9 +151,9 @@ def clone(folder: Path, size: Size, seed: int, workers: int) -> Path:
     """Demonstrations of a seed in ``folder/demos`` and the policy cloned from them, stage 0."""
     demos, sft = folder / "demos", folder / "sft"
     first = ("--episodes", str(size.demos), "--first", str(100 * seed))
-    crew = ("--rollout.workers", str(workers))
+    pool = ("--rollout.workers", str(workers))
     tasks = ("--suite", size.suite, "--tasks", *size.expert)
-    run(folder / "demos_cost.json", "record", *tasks, *first, *crew, "--out", demos)
+    run(folder / "demos_cost.json", "record", *tasks, *first, *pool, "--out", demos)
     learn = ("--max-steps", str(size.horizon), "--seed", str(seed), "--demos", demos)
     how = (*size.network, *size.imitation, *size.sft)
     run(folder / "sft_cost.json", "sft", *learn, *how, "--out", sft)

@@ -21,7 +21,7 @@ from benchmarks._record import write
 from vla_rl.envs import franka_kitchen as suite
 from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.results.intervals import wilson
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.types import Task, seed_for
 
 SETTINGS = Settings(cameras=())

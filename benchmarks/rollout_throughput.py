@@ -30,9 +30,9 @@ from vla_rl import plugins
 from vla_rl.envs import metaworld as suite
 from vla_rl.policies import vla
 from vla_rl.rollout.collector import RolloutConfig, episode_keys
-from vla_rl.rollout.crew import cores
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.types import EpisodeSpec, seed_for
 from vla_rl.world import World
 

@@ -44,7 +44,7 @@ from vla_rl import plugins
 from vla_rl.config import from_json
 from vla_rl.policy import load_policy
 from vla_rl.results.intervals import mean_interval
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.sim import SimEnv
 from vla_rl.types import SEED_RANGES, Floats, Observation, seed_for
 from vla_rl.world import World
@@ -244,8 +244,8 @@ def ours(folder: Path, job: Job, seed: int, env_steps: int, workers: int) -> dic
     else:
         budget = ("--train.env-steps", str(env_steps), "--seed", str(seed))
         batch = ("--train.episodes-per-iteration", str(job.episodes))
-        crew = ("--rollout.workers", str(workers), "--device", "cpu", "--out", out)
-        command("train", *job.options, *OURS, *batch, *budget, *crew)
+        pool = ("--rollout.workers", str(workers), "--device", "cpu", "--out", out)
+        command("train", *job.options, *OURS, *batch, *budget, *pool)
     policy = load_policy(out / "policy")
     instruction, size = job.world.resolved()[0].instruction, policy.spaces.image_size
 

@@ -104,7 +104,7 @@ def test_the_wheel_works_in_a_folder_with_its_own_envs(wheel, tmp_path):
 
 def test_env_side_modules_start_without_torch():
     modules = (
-        "vla_rl.rollout.crew, vla_rl.rollout.slots, vla_rl.envs.point_reach, "
+        "vla_rl.rollout.worker_pool, vla_rl.rollout.slots, vla_rl.envs.point_reach, "
         "vla_rl.curricula.frontier"
     )
     code = f"import sys, {modules}; print('torch' in sys.modules)"

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -171,7 +171,6 @@ class PolicyBase(SavedPolicy):
     needs a field ``chunk``.
     """
 
-    config_class: ClassVar[type[Any]]
     head: Any  # an ActionHead; nn.Module attributes cannot be typed by a protocol
     state_mean: Tensor
     state_std: Tensor

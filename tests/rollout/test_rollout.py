@@ -21,11 +21,11 @@ from tests.user_code import fragile_reach
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.rollout.collector import RolloutConfig, episode_keys
-from vla_rl.rollout.crew import Failures, WorkerFailed
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.served import owners
 from vla_rl.rollout.slots import SlotPool
+from vla_rl.rollout.worker_pool import Failures, WorkerFailed
 from vla_rl.types import EpisodeSpec, RolloutBatch, Timing, Trajectory
 
 FRAGILE = "tests.user_code.fragile_reach"
@@ -252,7 +252,7 @@ def test_signals_that_end_a_job_are_left_to_the_parent(reference):
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGINT)
         assert_same(c.collect(policy, specs, keys, PlaySettings()).trajectories, played)
-        c._crew.replace(0)  # which asks the fork server
+        c._pool.replace(0)  # which asks the fork server
         assert_same(c.collect(policy, specs, keys, PlaySettings()).trajectories, played)
     assert not any(process.is_running() for process in family)
 

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from vla_rl import plugins
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.types import Check
 
 MIN_MEMORY_GB = 4.0

@@ -18,7 +18,7 @@ from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.rollout.collector import Collector, RolloutConfig
-from vla_rl.rollout.crew import cores
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.sft import AnchorConfig, SFTConfig
 from vla_rl.stages import report
 from vla_rl.stages.evaluate import evaluate_stage

@@ -16,12 +16,12 @@ import numpy as np
 from vla_rl import plugins
 from vla_rl.policy import Policy
 from vla_rl.rollout.collector import OnEpisode, Rollout, RolloutConfig, _quiet
-from vla_rl.rollout.crew import Crew, Job, WorkerFailed, WorkerLost, cores
 from vla_rl.rollout.play import PlaySettings, play
 from vla_rl.rollout.policy_worker import PolicyRecipe, PolicyWorkerFactory, Published
 from vla_rl.rollout.served import ServedSimulation, owners
 from vla_rl.rollout.simulation_worker import SimulationWorkerFactory, WorkerFactory
 from vla_rl.rollout.weights import SharedWeights
+from vla_rl.rollout.worker_pool import Job, WorkerFailed, WorkerLost, WorkerPool, cores
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
 
 PARTS = ("physics", "render", "transfer", "policy")
@@ -58,7 +58,7 @@ class LocalCollector:
         suite_module = plugins.load("envs", suite).__name__
         kind = "policy_worker" if in_workers else "simulation_worker"
         worker_module = f"vla_rl.rollout.{kind}"
-        self._crew = Crew(
+        self._pool = WorkerPool(
             factory, config.workers or cores(), config.timeout, [worker_module, suite_module]
         )
         self._weights: SharedWeights | None = None
@@ -67,22 +67,22 @@ class LocalCollector:
     @property
     def workers(self) -> int:
         """Number of workers."""
-        return len(self._crew)
+        return len(self._pool)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers."""
-        return self._crew.pids
+        return self._pool.pids
 
     @property
     def lost(self) -> int:
         """How many workers died or hung and were replaced so far."""
-        return self._crew.lost
+        return self._pool.lost
 
     @property
     def retried(self) -> int:
         """How many episodes raised and were played again so far."""
-        return self._crew.failures.total
+        return self._pool.failures.total
 
     def collect(
         self,
@@ -101,7 +101,7 @@ class LocalCollector:
             WorkerFailed: If an episode raises twice, or too many do.
             WorkerLost: If a worker is lost again and again.
         """
-        self._crew.failures.begin()
+        self._pool.failures.begin()
         one_wave = self._play_in_workers if self.placement == "workers" else self._play_served
         trajectories: list[Trajectory] = []
         timing = Timing()
@@ -137,10 +137,10 @@ class LocalCollector:
         self, method: str, orders: Sequence[object], on_episode: OnEpisode
     ) -> list[Demonstration]:
         """Let the workers record something for every order."""
-        self._crew.failures.begin()
+        self._pool.failures.begin()
         dealt = [list(range(w, len(orders), self.workers)) for w in range(self.workers)]
         jobs = [Job(method, ([orders[i] for i in mine],)) for mine in dealt if mine]
-        answers = self._crew.run(jobs, lambda index, beat: on_episode("", bool(beat)))
+        answers = self._pool.run(jobs, lambda index, beat: on_episode("", bool(beat)))
         recorded: dict[int, Demonstration] = {}
         for mine, answer in zip(dealt, answers, strict=False):
             recorded.update(zip(mine, answer, strict=True))  # type: ignore[call-overload]
@@ -150,19 +150,19 @@ class LocalCollector:
         self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]
     ) -> list[list[np.ndarray]]:
         """Replay episodes (spec and its ``[L, A]`` actions) under other settings, as frames."""
-        self._crew.failures.begin()
+        self._pool.failures.begin()
         clips: list[list[np.ndarray]] = []
         for first in range(0, len(episodes), self.workers):
             jobs = [
                 Job("replay", (settings, spec, actions))
                 for spec, actions in episodes[first : first + self.workers]
             ]
-            clips += self._crew.run(jobs)  # type: ignore[arg-type]
+            clips += self._pool.run(jobs)  # type: ignore[arg-type]
         return clips
 
     def close(self) -> None:
         """End the workers and remove shared memory."""
-        self._crew.close()
+        self._pool.close()
         if self._weights is not None:
             self._weights.close()
             self._weights = None
@@ -196,7 +196,7 @@ class LocalCollector:
 
         played: dict[int, Trajectory] = {}
         timing = Timing()
-        for mine, answer in zip(dealt, self._crew.run(jobs, heard), strict=False):
+        for mine, answer in zip(dealt, self._pool.run(jobs, heard), strict=False):
             trajectories, seconds = cast("tuple[list[Trajectory], dict[str, float]]", answer)
             played.update(zip(mine, trajectories, strict=True))
             for part, spent in seconds.items():
@@ -214,7 +214,7 @@ class LocalCollector:
     ) -> tuple[list[Trajectory], dict[str, float]]:
         lost, failed = 0, None
         while True:
-            simulation = ServedSimulation(self._crew, self._spaces, len(specs), settings.last_look)
+            simulation = ServedSimulation(self._pool, self._spaces, len(specs), settings.last_look)
             timing = Timing()
             try:
                 played = play(
@@ -231,15 +231,15 @@ class LocalCollector:
                 lost += 1
                 if lost > MAX_RESTARTS:
                     raise
-                self._crew.lost += 1
+                self._pool.lost += 1
             except WorkerFailed as error:
-                self._crew.failures.count(error, failed)
+                self._pool.failures.count(error, failed)
                 failed = error.what
             finally:
                 simulation.close()
             # The slots of that worker are gone; nobody else's answers can be trusted to be in
             # order any more, so the wave starts over with fresh workers.
-            self._crew.replace_all()
+            self._pool.replace_all()
 
     def _publish(self, policy: Policy) -> Published:
         recipe = PolicyRecipe.of(policy)

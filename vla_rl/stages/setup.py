@@ -18,9 +18,9 @@ from vla_rl.learning.running_moments import RunningMoments
 from vla_rl.policy import PolicyBase
 from vla_rl.rewards import Reward, settings_types
 from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
-from vla_rl.rollout.crew import cores
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
+from vla_rl.rollout.worker_pool import cores
 from vla_rl.types import Spaces
 from vla_rl.world import World
 

@@ -146,7 +146,7 @@ class _Member:
     heard: float
 
 
-class Crew:
+class WorkerPool:
     """A fixed number of workers.
 
     Args:
