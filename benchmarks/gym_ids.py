@@ -82,9 +82,9 @@ def from_scratch(out: Path, options: tuple[str, ...]) -> dict[str, Any]:
 
 def with_returns(policy: Path) -> tuple[EvalResult, list[float]]:
     """Success of a saved policy on held-out starts, and the return of each of the same episodes."""
-    world, acting = read_world(policy), load_policy(policy)
-    with open_collector(world, RolloutConfig(), acting) as collector:
-        result, episodes = evaluate_stage(collector, acting, world, EvalConfig(), "evaluate")
+    arena, acting = read_world(policy).resolve(), load_policy(policy)
+    with open_collector(arena, RolloutConfig(), acting) as collector:
+        result, episodes = evaluate_stage(collector, acting, arena, EvalConfig(), "evaluate")
     return result, [float(episode.env_reward.sum()) for episode in episodes]
 
 

@@ -75,7 +75,7 @@ def step_usual(task: str) -> Callable[[], Any]:
 def step_usual_small(task: str) -> Callable[[], Any]:
     """The usual way with our environment, cameras, resolution and quality."""
     world = World(tasks=(task,), max_steps=(HORIZON,))
-    env, rng = suite.make(world.resolved()[0], suite.Settings()), np.random.default_rng(0)
+    env, rng = suite.make(world.resolve().tasks[0], suite.Settings()), np.random.default_rng(0)
     env.reset(seed=0)
 
     def step() -> Any:
@@ -176,7 +176,7 @@ def by_collector(seconds: float) -> tuple[dict[str, float], dict[str, float]]:
     rates, split = {}, dict.fromkeys(("physics", "render", "transfer", "policy"), 0.0)
     with LocalCollector("metaworld", settings, RolloutConfig(), "cpu") as collector:
         for name in TASKS:
-            task = World(tasks=(name,), max_steps=(HORIZON,)).resolved()[0]
+            task = World(tasks=(name,), max_steps=(HORIZON,)).resolve().tasks[0]
             policy.remember([task.instruction])
             specs = [
                 EpisodeSpec(task, seed_for("train", i)) for i in range(8) for _ in range(GROUP)

@@ -126,8 +126,8 @@ OURS = (
 
 def simulator(world: World) -> SimEnv:
     """The world's one environment."""
-    made: SimEnv = plugins.load("envs", world.suite).make(world.resolved()[0], world.settings())
-    return made
+    arena = world.resolve()
+    return arena.simulator(arena.tasks[0])
 
 
 def held_out(world: World, decide: Callable[[Floats], Floats]) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def ours(folder: Path, job: Job, seed: int, env_steps: int, workers: int) -> dic
         pool = ("--rollout.workers", str(workers), "--device", "cpu", "--out", out)
         command("train", *job.options, *OURS, *batch, *budget, *pool)
     policy = load_policy(out / "policy")
-    instruction, size = job.world.resolved()[0].instruction, policy.spaces.image_size
+    instruction, size = job.world.resolve().tasks[0].instruction, policy.spaces.image_size
 
     def decide(states: Floats) -> Floats:
         images = np.empty((len(states), 0, size, size, 3), np.uint8)

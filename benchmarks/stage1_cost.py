@@ -67,10 +67,10 @@ def _played(vision: str, rows: int) -> tuple[vla.Policy, RolloutBatch]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = metaworld.Settings()
     policy = vla.Policy(vla.Config(vision=vision), metaworld.spaces(settings)).to(device)
-    policy.remember([task.instruction for task in WORLD.resolved()])
+    policy.remember([task.instruction for task in WORLD.resolve().tasks])
     policy.freeze({"vlm"})
     count = -(-rows // 10)  # an episode that is not solved takes ten decisions
-    specs = WORLD.specs("train", count)
+    specs = WORLD.resolve().specs("train", count)
     with LocalCollector("metaworld", settings, RolloutConfig(), device) as collector:
         keys = episode_keys(0, "cost", count=count)
         played = collector.collect(policy, specs, keys, PlaySettings(keep_images=True))

@@ -35,7 +35,7 @@ def make_policy(**settings) -> tiny.Policy:
 
 def fresh(algorithm):
     """The state of a run on the stand-in suite before its first update."""
-    return algorithm.new_state(WORLD.resolved())
+    return algorithm.new_state(WORLD.resolve().tasks)
 
 
 def fit(policy, data: ChunkDataset, config: SFTConfig, seed: int = 0) -> list[float]:
@@ -48,7 +48,7 @@ def fit(policy, data: ChunkDataset, config: SFTConfig, seed: int = 0) -> list[fl
 
 def play_groups(policy, groups: int, size: int, use="train", **settings) -> list[Group]:
     """Groups of ``size`` episodes from new starts, played in this process with sparse reward."""
-    specs = [spec for spec in WORLD.specs(use, groups // 3) for _ in range(size)]
+    specs = [spec for spec in WORLD.resolve().specs(use, groups // 3) for _ in range(size)]
     simulation = LocalSimulation(SlotPool("point_reach", point_reach.Settings()))
     played = play(policy, simulation, specs, range(len(specs)), PlaySettings(**settings), Timing())
     made = [played[i : i + size] for i in range(0, len(played), size)]

@@ -24,14 +24,14 @@ from vla_rl.world import World, read_world, write_world
 
 def test_horizons_are_one_for_all_or_one_for_each():
     tasks = ("red", "green")
-    one = World("point_reach", tasks, max_steps=(7,)).resolved()
-    each = World("point_reach", tasks, max_steps=(7, 9)).resolved()
-    own = World("point_reach", tasks, max_steps=None).resolved()
+    one = World("point_reach", tasks, max_steps=(7,)).resolve().tasks
+    each = World("point_reach", tasks, max_steps=(7, 9)).resolve().tasks
+    own = World("point_reach", tasks, max_steps=None).resolve().tasks
     assert [task.max_steps for task in one] == [7, 7]
     assert [task.max_steps for task in each] == [7, 9]
     assert [task.max_steps for task in own] == [20, 20]
     with pytest.raises(ValueError, match="one for each of 2 tasks"):
-        World("point_reach", tasks, max_steps=(1, 2, 3)).resolved()
+        World("point_reach", tasks, max_steps=(1, 2, 3)).resolve()
 
 
 DIM = "tests.user_code.dim_reach"
@@ -47,7 +47,7 @@ DIM = "tests.user_code.dim_reach"
 )
 def test_a_split_stands_for_its_tasks_in_its_place(named, ids):
     world = World(DIM, named, None)
-    assert world.task_ids() == tuple(task.id for task in world.resolved()) == ids
+    assert world.task_ids() == tuple(task.id for task in world.resolve().tasks) == ids
 
 
 def test_all_is_every_task_of_a_suite_without_splits():
@@ -55,10 +55,10 @@ def test_all_is_every_task_of_a_suite_without_splits():
 
 
 def test_horizons_may_be_one_for_each_task_of_a_split():
-    tasks = World(DIM, ("dim", "green"), (5, 6, 7)).resolved()
+    tasks = World(DIM, ("dim", "green"), (5, 6, 7)).resolve().tasks
     assert [(t.id, t.max_steps) for t in tasks] == [("red-dim", 5), ("blue-dim", 6), ("green", 7)]
     with pytest.raises(ValueError, match="one for each of 3 tasks"):
-        World(DIM, ("dim", "green"), (5, 6)).resolved()
+        World(DIM, ("dim", "green"), (5, 6)).resolve()
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_horizons_may_be_one_for_each_task_of_a_split():
 )
 def test_bad_names_are_refused_with_the_near_tasks_and_splits(named, words):
     with pytest.raises(ValueError, match=words):
-        World(DIM, named, None).resolved()
+        World(DIM, named, None).resolve()
 
 
 def test_an_instruction_may_replace_the_suites_where_one_task_is_chosen():
-    (task,) = World("point_reach", ("red",), None, instruction="touch the ruby").resolved()
+    (task,) = World("point_reach", ("red",), None, instruction="touch the ruby").resolve().tasks
     assert (task.id, task.instruction) == ("red", "touch the ruby")
     with pytest.raises(ValueError, match="'touch it' would stand for 2 tasks"):
-        World("point_reach", ("red", "green"), None, instruction="touch it").resolved()
+        World("point_reach", ("red", "green"), None, instruction="touch it").resolve()
     with pytest.raises(ValueError, match="' ' is empty"):
-        World("point_reach", ("red",), None, instruction=" ").resolved()
+        World("point_reach", ("red",), None, instruction=" ").resolve()
 
 
 def test_seeds_of_different_uses_never_meet():
@@ -91,7 +91,7 @@ def test_seeds_of_different_uses_never_meet():
         for right in ranges[i + 1 :]:
             assert left.stop <= right.start or right.stop <= left.start
     world = World("point_reach", ("red",), max_steps=None)
-    seeds = {use: {spec.seed for spec in world.specs(use, 50)} for use in SEED_RANGES}
+    seeds = {use: {spec.seed for spec in world.resolve().specs(use, 50)} for use in SEED_RANGES}
     assert not seeds["demo"] & seeds["train"]
     assert not seeds["train"] & seeds["eval"]
     assert not seeds["validation"] & seeds["eval"]
@@ -108,10 +108,10 @@ def test_the_beginnings_that_recorded_demonstrations_and_results_name_stay():
 
 def test_a_world_is_written_and_read(tmp_path):
     world = World("point_reach", ("red",), (9,), point_reach.Settings(image_size=12))
-    write_world(world, tmp_path)
+    write_world(world.resolve(), tmp_path)
     assert read_world(tmp_path) == world
     told = replace(world, instruction="touch the ruby")
-    write_world(told, tmp_path)
+    write_world(told.resolve(), tmp_path)
     assert read_world(tmp_path) == told
     data = json.loads((tmp_path / "world.json").read_text())
     del data["instruction"]  # as earlier versions wrote it
@@ -138,7 +138,7 @@ def test_settings_of_another_suite_of_the_family_are_not_taken_over(tmp_path):
     suite = plugins.load("envs", "gym:CartPole-v1")
     settings = suite.Settings(image=("none",), kwargs=("sutton_barto_reward=true",))
     saved = World("gym:CartPole-v1", ("all",), (9,), settings, "balance")
-    write_world(saved, tmp_path)
+    write_world(saved.resolve(), tmp_path)
     policy = ["--policy", str(tmp_path)]
     same = parse(Evaluate, policy, "eval").world
     assert (same.env, same.instruction, same.max_steps) == (settings, "balance", (9,))
@@ -179,7 +179,7 @@ def test_named_tasks_keep_their_horizons(tasks, horizons):
 
 
 def test_tasks_of_a_saved_split_keep_their_horizons(tmp_path):
-    write_world(World(DIM, ("dim", "green"), (5, 6, 7)), tmp_path)
+    write_world(World(DIM, ("dim", "green"), (5, 6, 7)).resolve(), tmp_path)
     policy = ["--policy", str(tmp_path)]
 
     def horizons(*tasks):

@@ -15,7 +15,7 @@ from benchmarks.tables import filled, pages
 from tests.helpers import WORLD, make_policy
 from vla_rl import plugins
 from vla_rl.cli import main as vla_rl
-from vla_rl.evaluate import EvalConfig, protocol_id, resolve
+from vla_rl.evaluate import EvalConfig, protocol_id, with_protocol
 from vla_rl.results.metrics import read_metrics
 from vla_rl.stages.run import save_policy
 from vla_rl.types import SEED_RANGES
@@ -35,7 +35,7 @@ def test_the_algorithm_of_the_readme_trains_by_its_dotted_name(tmp_path):
     code = re.search(r"```python\n(# median_baseline\.py\n.*?)```", README.read_text(), re.DOTALL)
     assert code is not None
     (tmp_path / "median_baseline.py").write_text(code[1])
-    save_policy(make_policy(), WORLD, tmp_path / "policy")
+    save_policy(make_policy(), WORLD.resolve(), tmp_path / "policy")
     subprocess.run(
         [
             *(sys.executable, "-m", "vla_rl", "train", "--policy", "policy", "--out", "mine"),
@@ -121,7 +121,9 @@ def test_the_page_on_evaluation_does_what_it_says(tmp_path, monkeypatch, capsys)
     }
     # The example of a protocol id, and the table of ranges.
     world = World("point_reach", ("red",), max_steps=None)
-    example = protocol_id(*resolve(world, EvalConfig(episodes_per_task=20, starts="validation")))
+    example = protocol_id(
+        *with_protocol(world.resolve(), EvalConfig(episodes_per_task=20, starts="validation"))
+    )
     assert f"    {example}\n" in page
     for use, seeds in SEED_RANGES.items():
         assert re.search(rf"\| `{use}` \| (from )?{seeds[0]:,} ", page)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import WORLD, make_policy
 from vla_rl.envs import metaworld, point_reach
-from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, resolve
+from vla_rl.evaluate import EvalConfig, evaluate, protocol_id, with_protocol
 from vla_rl.results.evaluation import compare
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.rollout.local_collector import LocalCollector
@@ -17,7 +17,7 @@ from vla_rl.world import World
 
 
 def id_of(world: World, config: EvalConfig) -> str:
-    return protocol_id(*resolve(world, config))
+    return protocol_id(*with_protocol(world.resolve(), config))
 
 
 def test_every_start_exactly_once():
@@ -27,7 +27,7 @@ def test_every_start_exactly_once():
         result, episodes = evaluate(
             collector,
             make_policy(),
-            WORLD,
+            WORLD.resolve(),
             EvalConfig(episodes_per_task=7),
             lambda task, success: seen.append(task),
         )
@@ -36,7 +36,7 @@ def test_every_start_exactly_once():
     for task in result.tasks.values():
         assert len(set(task.seeds)) == 7
         assert all(seed in SEED_RANGES["eval"] for seed in task.seeds)
-    assert [t.spec for t in episodes] == WORLD.specs("eval", 7)
+    assert [t.spec for t in episodes] == WORLD.resolve().specs("eval", 7)
     assert result.horizon == 20
 
 
@@ -69,8 +69,8 @@ def test_validation_starts_are_others_and_their_results_are_not_compared_with_re
     ) as collector:
         for starts in ("eval", "validation"):
             config = EvalConfig(episodes_per_task=3, starts=starts)
-            results[starts], episodes = evaluate(collector, make_policy(), WORLD, config)
-            assert [t.spec for t in episodes] == WORLD.specs(starts, 3)
+            results[starts], episodes = evaluate(collector, make_policy(), WORLD.resolve(), config)
+            assert [t.spec for t in episodes] == WORLD.resolve().specs(starts, 3)
             assert all(t.spec.seed in SEED_RANGES[starts] for t in episodes)
     compare(results["validation"], results["validation"])
     with pytest.raises(ValueError, match=r"different protocols.*:validation'"):
@@ -84,19 +84,22 @@ def test_unknown_starts_are_refused():
 
 def test_named_protocols_set_starts_and_horizon():
     world = World("metaworld", ("push-v3",), (100,))
-    resolved, protocol = resolve(world, EvalConfig(protocol="metaworld-official"))
+    played, protocol = with_protocol(world.resolve(), EvalConfig(protocol="metaworld-official"))
     assert protocol.episodes_per_task == 50
-    assert [task.max_steps for task in resolved.resolved()] == [500]
+    assert played.horizons == {"push-v3": 500}
 
 
 def test_a_protocol_that_asks_for_another_camera_is_refused():
     world = World("metaworld", ("push-v3",), (100,))
     with pytest.raises(ValueError, match=r"corner2.*corner2_close"):
-        resolve(world, EvalConfig(protocol="metaworld-vla"))
+        with_protocol(world.resolve(), EvalConfig(protocol="metaworld-vla"))
     fitting = dataclasses.replace(world, env=metaworld.Settings(cameras=("corner2",)))
-    assert resolve(fitting, EvalConfig(protocol="metaworld-vla"))[1].max_steps == 400
+    assert (
+        with_protocol(fitting.resolve(), EvalConfig(protocol="metaworld-vla"))[1].max_steps == 400
+    )
 
 
 def test_unknown_protocol_is_answered_with_the_near_ones():
+    push = World("metaworld", ("push-v3",), None)
     with pytest.raises(ValueError, match="did you mean 'metaworld-vla'"):
-        resolve(World("metaworld", ("push-v3",), None), EvalConfig(protocol="metaworld-vl"))
+        with_protocol(push.resolve(), EvalConfig(protocol="metaworld-vl"))

@@ -21,7 +21,7 @@ from vla_rl.types import EpisodeSpec, Observation
 @pytest.fixture(scope="module")
 def data():
     pool = SlotPool("point_reach", point_reach.Settings())
-    return ChunkDataset([pool.record(spec) for spec in WORLD.specs("demo", 5)], 3)
+    return ChunkDataset([pool.record(spec) for spec in WORLD.resolve().specs("demo", 5)], 3)
 
 
 def test_one_cycle_by_hand():

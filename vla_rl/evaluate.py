@@ -21,8 +21,8 @@ from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.protocol_id import CUSTOM, ProtocolId, shortest
 from vla_rl.rollout.collector import Collector, OnEpisode
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.types import EpisodeSpec, EvalProtocol, Task, Trajectory
-from vla_rl.world import World
+from vla_rl.types import EpisodeSpec, EvalProtocol, Trajectory
+from vla_rl.world import Arena
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class EvalConfig:
             raise ValueError(f"eval.also_within must be at least 1, got {list(self.also_within)}")
 
 
-def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
-    """The world and protocol of an evaluation.
+def with_protocol(arena: Arena, config: EvalConfig) -> tuple[Arena, EvalProtocol]:
+    """The arena, with the horizon of an evaluation, and its protocol.
 
     Raises:
-        ValueError: If the protocol is unknown, or asks for other settings than the world's; if the
+        ValueError: If the protocol is unknown, or asks for other settings than the arena's; if the
             horizon is longer than the suite's; or if success within a shorter one cannot be known.
     """
-    played, protocol = _resolved(world, config)
-    longest = {task.id: task.max_steps for task in played.resolved()}
+    played, protocol = _with_protocol(arena, config)
+    longest = played.horizons
     for steps in config.also_within:
         if steps > min(longest.values()):
             raise ValueError(
@@ -79,84 +79,81 @@ def resolve(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
     return played, protocol
 
 
-def shorter_horizons(world: World, config: EvalConfig) -> tuple[dict[str, int], ...]:
+def shorter_horizons(arena: Arena, config: EvalConfig) -> tuple[dict[str, int], ...]:
     """Horizons by task at which success is reported besides that of the evaluation, shortest first.
 
-    They are those that were asked for, and that of the world where it is shorter and can be known.
+    They are those that were asked for, and that of the arena where it is shorter and can be known.
     """
-    played, _ = resolve(world, config)
-    longest = {task.id: task.max_steps for task in played.resolved()}
+    played, _ = with_protocol(arena, config)
+    longest = played.horizons
     wanted = [dict.fromkeys(longest, steps) for steps in config.also_within]
-    own = {task.id: min(task.max_steps, longest[task.id]) for task in world.resolved()}
+    own = {task: min(steps, longest[task]) for task, steps in arena.horizons.items()}
     if own != longest and not _untold(played):
         wanted.append(own)
     distinct = {tuple(horizons.values()): horizons for horizons in wanted if horizons != longest}
     return tuple(distinct[key] for key in sorted(distinct))
 
 
-def _untold(world: World) -> str:
+def _untold(arena: Arena) -> str:
     """Why a long evaluation does not say what happens within a shorter one; empty if it does."""
-    ends = vars(plugins.load("envs", world.suite)).get("success_ends", lambda settings: True)
-    if not ends(world.settings()):
+    if not arena.success_ends:
         return "success does not end an episode here, so that only what holds at its end counts"
-    sequences = [task.id for task in world.resolved() if task.subgoals]
+    sequences = [task.id for task in arena.tasks if task.subgoals]
     if sequences:
         return f"when the parts of {', '.join(sequences)} were completed is not kept"
     return ""
 
 
-def _resolved(world: World, config: EvalConfig) -> tuple[World, EvalProtocol]:
-    suite = plugins.load("envs", world.suite)
-    named = vars(suite).get("PROTOCOLS", {})
+def _with_protocol(arena: Arena, config: EvalConfig) -> tuple[Arena, EvalProtocol]:
+    named = arena.protocols
     if config.protocol is None:
         if config.max_steps:
-            world = _lengthened(world, suite.tasks(), config.max_steps)
-        steps = max(task.max_steps for task in world.resolved())
+            arena = _lengthened(arena, config.max_steps)
+        steps = max(arena.horizons.values())
         protocol = EvalProtocol(CUSTOM, config.episodes_per_task, steps, starts=config.starts)
-        return world, protocol
+        return arena, protocol
     if config.protocol not in named:
         raise ValueError(plugins.unknown("protocol", config.protocol, named))
     protocol = dataclasses.replace(named[config.protocol], starts=config.starts)
-    settings = world.settings()
     for name, wanted in protocol.settings.items():
-        found = vars(settings)[name]
+        found = vars(arena.settings)[name]
         if found != wanted:
             raise ValueError(
                 f"protocol {protocol.name} asks for {name} = {wanted}, but this policy was trained "
                 f"with {name} = {found}; train one with that setting, or use another protocol"
             )
-    return dataclasses.replace(world, max_steps=(protocol.max_steps,)), protocol
+    return arena.replaced(max_steps=(protocol.max_steps,)), protocol
 
 
-def _lengthened(world: World, own: Sequence[Task], steps: int) -> World:
-    """The world with one horizon for all tasks; checked now, as simulators are made late."""
-    most = {task.id: task.max_steps for task in own}
-    for task in world.resolved():
+def _lengthened(arena: Arena, steps: int) -> Arena:
+    """The arena with one horizon for all tasks; checked now, as simulators are made late."""
+    most = {task.id: task.max_steps for task in arena.suite.tasks()}
+    for task in arena.tasks:
         allowed = max(most[task.id], task.max_steps)
         if steps > allowed:
             raise ValueError(
                 f"eval.max_steps {steps} is longer than the {allowed} steps that {task.id} has in "
-                f"{world.suite}; give at most those"
+                f"{arena.world.suite}; give at most those"
             )
-    return dataclasses.replace(world, max_steps=(steps,))
+    return arena.replaced(max_steps=(steps,))
 
 
-def protocol_id(world: World, protocol: EvalProtocol) -> str:
+def protocol_id(arena: Arena, protocol: EvalProtocol) -> str:
     """A readable name of everything that determines the number."""
-    settings = to_json(world.settings())
+    settings = to_json(arena.settings)
     shown = ",".join(
         f"{name}={'+'.join(value) if isinstance(value, list) else value}"
         for name, value in sorted(settings.items())
     )
-    tasks = sorted(world.resolved(), key=lambda task: task.id)
+    tasks = sorted(arena.tasks, key=lambda task: task.id)
     digest = hashlib.sha256(" ".join(task.id for task in tasks).encode()).hexdigest()[:8]
-    said = "" if world.instruction is None else f":{world.instruction!r}"
+    said = "" if arena.world.instruction is None else f":{arena.world.instruction!r}"
     # Results of versions that knew no other starts than those of reports keep their id.
     starts = "" if protocol.starts == "eval" else f":{protocol.starts}"
     return str(
         ProtocolId(
             protocol.name,
-            world.suite,
+            arena.world.suite,
             protocol.episodes_per_task,
             shortest([task.max_steps for task in tasks]),
             f"{shown}:{len(tasks)}tasks-{digest}{said}{starts}",
@@ -188,7 +185,7 @@ class Outcome(NamedTuple):
 def evaluate(
     collector: Collector,
     policy: Policy,
-    world: World,
+    arena: Arena,
     config: EvalConfig,
     on_episode: OnEpisode = lambda task, share: None,
     renderer: str = "",
@@ -197,9 +194,9 @@ def evaluate(
     """Play every start of every task once with the mean action.
 
     Args:
-        collector: Of the world's suite.
+        collector: Of the arena's suite.
         policy: What is evaluated.
-        world: Where.
+        arena: Where.
         config: Which starts and horizon.
         on_episode: Called with task id and completed share (success for a single task) of every
             episode.
@@ -209,20 +206,20 @@ def evaluate(
     Returns:
         The result, and the trajectories that were played here in the order of tasks and starts.
     """
-    shorter = shorter_horizons(world, config)
-    world, protocol = resolve(world, config)
-    specs = ranks.share(world.specs(protocol.starts, protocol.episodes_per_task))
-    policy.remember([task.instruction for task in world.resolved()])
+    shorter = shorter_horizons(arena, config)
+    arena, protocol = with_protocol(arena, config)
+    specs = ranks.share(arena.specs(protocol.starts, protocol.episodes_per_task))
+    policy.remember(arena.instructions)
     rollout = collector.collect(
         policy, specs, [0] * len(specs), PlaySettings(greedy=True), on_episode
     )
     outcomes = ranks.gather([Outcome.of(t) for t in rollout.trajectories])
-    result = _result(outcomes, world, protocol, renderer)
+    result = _result(outcomes, arena, protocol, renderer)
     return dataclasses.replace(result, also_within=shorter), rollout.trajectories
 
 
 def _result(
-    outcomes: Sequence[Outcome], world: World, protocol: EvalProtocol, renderer: str
+    outcomes: Sequence[Outcome], arena: Arena, protocol: EvalProtocol, renderer: str
 ) -> EvalResult:
     by_task: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -237,11 +234,11 @@ def _result(
         )
         for task, episodes in by_task.items()
     }
-    settings: dict[str, Any] = to_json(world.settings())
-    buckets = vars(plugins.load("envs", world.suite)).get("BUCKETS", {})
+    settings: dict[str, Any] = to_json(arena.settings)
+    buckets = arena.offered("BUCKETS", {})
     return EvalResult(
-        protocol_id=protocol_id(world, protocol),
-        suite=world.suite,
+        protocol_id=protocol_id(arena, protocol),
+        suite=arena.world.suite,
         horizon=protocol.max_steps,
         settings=settings,
         renderer=renderer,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vla_rl import plugins
 from vla_rl.config import from_json, to_json
-from vla_rl.types import EpisodeSpec, Task, seed_for
+from vla_rl.sim import SimEnv
+from vla_rl.types import EpisodeSpec, EvalProtocol, Spaces, Task, seed_for
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,22 @@ class World:
     """Sentence that the policy is given instead of the suite's own; only where one task is chosen.
     """
 
-    def resolved(self) -> list[Task]:
-        """The tasks, with this world's horizon and instruction.
+    def resolve(self) -> Arena:
+        """Look up what is named here: the suite, its settings, and the tasks with this world's
+        horizon and instruction.
 
         Raises:
             ValueError: For an unknown suite or task, a task named twice, a bad horizon, or an
                 instruction that is empty or stands for several tasks.
         """
-        every = {task.id: task for task in plugins.load("envs", self.suite).tasks()}
+        suite = plugins.load("envs", self.suite)
+        every = {task.id: task for task in suite.tasks()}
         ids = self.task_ids()
         if len(set(ids)) != len(ids):
             raise ValueError(f"a task is named twice in {list(self.tasks)}: {_repeated(ids)}")
-        return self._instructed(self._timed([every[task_id] for task_id in ids]))
+        tasks = self._instructed(self._timed([every[task_id] for task_id in ids]))
+        settings = suite.Settings() if self.env is None else self.env
+        return Arena(self, suite, tuple(tasks), settings)
 
     def task_ids(self) -> tuple[str, ...]:
         """Ids of the tasks in order, each split's in the place of its name.
@@ -62,14 +70,6 @@ class World:
                 # Splits first: of many names only the first are shown.
                 raise ValueError(plugins.unknown("task", task_id, [*splits, *every]))
         return ids
-
-    def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
-        """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
-        return [
-            EpisodeSpec(task, seed_for(use, first + index))
-            for task in self.resolved()
-            for index in range(per_task)
-        ]
 
     def _timed(self, tasks: list[Task]) -> list[Task]:
         if self.max_steps is None:
@@ -99,22 +99,98 @@ class World:
             )
         return [dataclasses.replace(tasks[0], instruction=self.instruction)]
 
-    def settings(self) -> Any:
-        """The suite's settings, default ones if none were given."""
-        return self.env if self.env is not None else plugins.load("envs", self.suite).Settings()
+
+@dataclass(frozen=True)
+class Arena:
+    """A world that was looked up, once; stages are handed this, and ask no plug-in again.
+
+    Attributes:
+        world: What was asked for.
+        suite: The suite's module.
+        tasks: In the order of the world, with its horizon and instruction.
+        settings: The suite's.
+    """
+
+    world: World
+    suite: ModuleType
+    tasks: tuple[Task, ...]
+    settings: Any
+
+    @cached_property
+    def spaces(self) -> Spaces:
+        """What a policy sees and does here.
+
+        Raises:
+            ValueError: For cameras or sizes that the suite does not have.
+        """
+        spaces: Spaces = self.suite.spaces(self.settings)
+        return spaces
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Most environment steps of each task, by its id."""
+        return {task.id: task.max_steps for task in self.tasks}
+
+    @property
+    def instructions(self) -> list[str]:
+        """What a policy is told, for each task."""
+        return [task.instruction for task in self.tasks]
+
+    @property
+    def success_ends(self) -> bool:
+        """Whether success ends an episode; a suite that does not say so ends it."""
+        ends: Callable[[Any], bool] = self.offered("success_ends", lambda settings: True)
+        return ends(self.settings)
+
+    @property
+    def protocols(self) -> Mapping[str, EvalProtocol]:
+        """The suite's named protocols of evaluation."""
+        protocols: Mapping[str, EvalProtocol] = self.offered("PROTOCOLS", {})
+        return protocols
+
+    def offered(self, name: str, default: Any) -> Any:
+        """What the suite has under a name that it may leave out."""
+        return vars(self.suite).get(name, default)
+
+    def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
+        """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
+        return [
+            EpisodeSpec(task, seed_for(use, first + index))
+            for task in self.tasks
+            for index in range(per_task)
+        ]
+
+    def simulator(self, task: Task) -> SimEnv:
+        """An environment of one task."""
+        env: SimEnv = self.suite.make(task, self.settings)
+        return env
+
+    def renderer(self) -> str:
+        """What draws images here; makes it ready for this process and its children.
+
+        Raises:
+            RuntimeError: If nothing can, with what to install.
+        """
+        prepare: Callable[[Any], str] = self.offered("prepare", lambda settings: "none")
+        return prepare(self.settings)
+
+    def replaced(self, **changes: Any) -> Arena:
+        """That of the same world with other fields."""
+        return dataclasses.replace(self.world, **changes).resolve()
 
 
 def _repeated(ids: tuple[str, ...]) -> str:
     return ", ".join(task_id for task_id, count in Counter(ids).items() if count > 1)
 
 
-def write_world(world: World, folder: Path) -> None:
+def write_world(arena: Arena, folder: Path) -> None:
     """Write ``world.json``, so that a saved policy knows where it acts."""
+    world = arena.world
     data = {
         "suite": world.suite,
         "tasks": list(world.tasks),
         "max_steps": None if world.max_steps is None else list(world.max_steps),
-        "env": to_json(world.settings()),
+        "env": to_json(arena.settings),
         "instruction": world.instruction,
     }
     (folder / "world.json").write_text(json.dumps(data, indent=2) + "\n")

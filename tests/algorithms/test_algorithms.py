@@ -354,7 +354,7 @@ class Here:
 
 def success(policy):
     """On starts that are never trained on."""
-    specs = RED.specs("eval", STARTS)
+    specs = RED.resolve().specs("eval", STARTS)
     greedy = PlaySettings(greedy=True)
     played = Here().collect(policy, specs, [0] * STARTS, greedy).trajectories
     return np.mean([t.success for t in played])
@@ -367,7 +367,9 @@ def weak_policy():
     config = tiny.Config(chunk=2, std=0.4, features=256, hidden=(128, 128))
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
-    data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 300)], policy.chunk)
+    data = ChunkDataset(
+        [pool.record(spec) for spec in RED.resolve().specs("demo", 300)], policy.chunk
+    )
     fit(policy, data, SFTConfig(steps=600, image_shift=0))
     assert success(policy) > 0.4
     with torch.no_grad():
@@ -389,10 +391,10 @@ def test_every_algorithm_improves_a_weak_policy(name, weak_policy):
     iterations, lr, settings = BUDGETS[name]
     algorithm, policy = made(name, **settings), copy.deepcopy(weak_policy)
     learner = learner_for(algorithm, policy, lr=lr)
-    starts = uniform.Curriculum(RED.resolved(), SEED)
+    starts = uniform.Curriculum(RED.resolve().tasks, SEED)
     config = TrainConfig(iterations=iterations)
     end = EpisodeEnd(algorithm.discount)
-    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolved(), config, SEED)  # type: ignore[arg-type]
+    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolve().tasks, config, SEED)  # type: ignore[arg-type]
     for _ in range(iterations):
         run.step()
     before, after = success(weak_policy), success(policy)
@@ -406,11 +408,11 @@ def test_every_algorithm_improves_a_weak_policy(name, weak_policy):
 def loop_with(collector):
     algorithm = loop.Algorithm(dynamic_sampling=False)
     learner = learner_for(algorithm, make_policy(chunk=2))
-    starts = uniform.Curriculum(RED.resolved(), SEED)
+    starts = uniform.Curriculum(RED.resolve().tasks, SEED)
     config = TrainConfig(iterations=1)
     return Loop(
         *(collector, learner, algorithm, starts, SPARSE, EpisodeEnd()),
-        *(RED.resolved(), config, SEED),
+        *(RED.resolve().tasks, config, SEED),
     )  # fmt: skip
 
 

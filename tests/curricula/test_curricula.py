@@ -13,7 +13,7 @@ from vla_rl import plugins
 from vla_rl.curricula import frontier, uniform
 from vla_rl.types import SEED_RANGES, Trajectory
 
-TASKS = WORLD.resolved()
+TASKS = WORLD.resolve().tasks
 
 
 def outcome(template: Trajectory, task: int, rate: float):

@@ -84,7 +84,7 @@ MADE = [demo(PUSH, 99_999, 4), demo(PULL, 0, 1, success=False), demo(PUSH, 7, 6)
 def demos(tmp_path) -> DemoSet:
     """Three episodes in two appends, as `vla-rl record` leaves them."""
     made = DemoSet.create(tmp_path / "demos", "toys", {"image_size": 16}, SPACES)
-    write_world(World("toys", ("push", "pull"), (25,)), made.path)
+    write_world(World("toys", ("push", "pull"), (25,)).resolve(), made.path)
     made.append(MADE[:2])
     made.append(MADE[2:])
     return made
@@ -261,7 +261,7 @@ def test_a_bare_box_of_numbers_for_a_suite_without_cameras(tmp_path):
     source = minari_format.MinariSource(dataset)
     world, reading = World("blind", ("push",), None), Reading(success="all")
     (found,) = adopt.adopt(
-        source, adopt.plan(source, world, reading), reading, tmp_path / "back"
+        source, adopt.plan(source, world.resolve(), reading), reading, tmp_path / "back"
     ).load()
     np.testing.assert_array_equal(found.obs.state, seen[:2])
 
@@ -292,7 +292,7 @@ def test_a_bare_box_of_numbers_for_a_suite_without_cameras(tmp_path):
 def test_what_cannot_be_known_is_asked_for(reading, tasks, message):
     source = minari_format.MinariSource(foreign(*cameras(), actions=[[1, 0], [0, -1]]))
     with pytest.raises(ValueError, match=message):
-        adopt.plan(source, replace(WORLD, tasks=tasks), reading)
+        adopt.plan(source, replace(WORLD, tasks=tasks).resolve(), reading)
 
 
 def test_views_and_state_that_have_other_names_are_asked_for():
@@ -303,11 +303,11 @@ def test_views_and_state_that_have_other_names_are_asked_for():
     source = minari_format.MinariSource(foreign(seen, space, [[1, 0], [0, -1]]))
     world = replace(WORLD, tasks=("push",))
     with pytest.raises(ValueError, match="views front, hand, and .*cams/wrist.* say .* --views"):
-        adopt.plan(source, world, Reading(success="all"))
+        adopt.plan(source, world.resolve(), Reading(success="all"))
     reading = Reading(success="all", views=("cams/front", "cams/wrist"))
     with pytest.raises(ValueError, match=r"has 3 numbers, and .*legs \(2\): say with --state"):
-        adopt.plan(source, world, reading)
-    planned = adopt.plan(source, world, replace(reading, state=("grip", "legs")))
+        adopt.plan(source, world.resolve(), reading)
+    planned = adopt.plan(source, world.resolve(), replace(reading, state=("grip", "legs")))
     assert planned.state == ("grip", "legs")
 
 
@@ -316,9 +316,9 @@ def test_actions_without_bounds_and_outside_of_them(tmp_path):
     source = minari_format.MinariSource(dataset)
     world, all_solved = replace(WORLD, tasks=("push",)), Reading(success="all")
     with pytest.raises(ValueError, match="no bounds.* --action-low and --action-high"):
-        adopt.plan(source, world, all_solved)
+        adopt.plan(source, world.resolve(), all_solved)
     narrow = replace(all_solved, action_low=(-1.0,), action_high=(1.0,))
-    planned = adopt.plan(source, world, narrow)
+    planned = adopt.plan(source, world.resolve(), narrow)
     with pytest.raises(ValueError, match=r"episode 0 of lab/arm-v0: actions reach from \[0.0, -1"):
         adopt.adopt(source, planned, narrow, tmp_path / "back")
     assert not (tmp_path / "back").exists()
@@ -327,7 +327,7 @@ def test_actions_without_bounds_and_outside_of_them(tmp_path):
     (found,) = adopt.adopt(source, planned, clipped, tmp_path / "back").load()
     assert found.actions[0].tolist() == [1, 0]
     wide = replace(all_solved, action_low=(-10, -1), action_high=(10, 1))
-    planned = adopt.plan(source, world, wide)
+    planned = adopt.plan(source, world.resolve(), wide)
     (found,) = adopt.adopt(source, planned, wide, tmp_path / "wide").load()
     np.testing.assert_allclose(found.actions[:, 0], [0.8, 0])
 
@@ -337,34 +337,34 @@ def test_sentences_find_their_tasks(tmp_path):
     dataset = foreign(seen, space, [[1, 0], [0, -1]])
     dataset.storage.update_episode_metadata([{"instruction": "Push  the puck."}])
     source = minari_format.MinariSource(dataset)
-    planned = adopt.plan(source, WORLD, Reading(success="all"))
+    planned = adopt.plan(source, WORLD.resolve(), Reading(success="all"))
     assert [spec.task.id for spec in planned.specs.values()] == ["push"]
     dataset.storage.update_episode_metadata([{"instruction": "shove"}])
     source = minari_format.MinariSource(dataset)
     with pytest.raises(ValueError, match="of no task of the suite: 'shove'.*--assign"):
-        adopt.plan(source, WORLD, Reading(success="all"))
+        adopt.plan(source, WORLD.resolve(), Reading(success="all"))
     for pairs, message in (
         ({"shovel": "push"}, "did you mean 'shove'"),
         ({"shove": "pushed"}, "unknown task 'pushed'; did you mean 'push'"),
     ):
         with pytest.raises(ValueError, match=message):
-            adopt.plan(source, WORLD, Reading(success="all", assign=pairs))
-    planned = adopt.plan(source, WORLD, Reading(success="all", assign={"shove": "pull"}))
+            adopt.plan(source, WORLD.resolve(), Reading(success="all", assign=pairs))
+    planned = adopt.plan(source, WORLD.resolve(), Reading(success="all", assign={"shove": "pull"}))
     assert planned.specs[0].task.instruction == "pull the lever"
     one = replace(WORLD, tasks=("pull",))
-    planned = adopt.plan(source, one, Reading(success="all", keep_sentence=True))
-    assert planned.specs[0].task.instruction == planned.world.instruction == "shove"
+    planned = adopt.plan(source, one.resolve(), Reading(success="all", keep_sentence=True))
+    assert planned.specs[0].task.instruction == planned.arena.world.instruction == "shove"
 
 
 def test_episodes_beyond_the_horizon_and_other_robots_are_refused():
     source = minari_format.MinariSource(foreign(*cameras(), actions=[[1, 0], [0, -1]]))
     short = World("toys", ("push",), (1,))
     with pytest.raises(ValueError, match="2 steps, and the horizon of push is 1; add --max-steps"):
-        adopt.plan(source, short, Reading(success="all"))
+        adopt.plan(source, short.resolve(), Reading(success="all"))
     metaworld = World("metaworld", ("push-v3",), None)
     reading = Reading(views=("cams/front", "cams/hand"), state=("arm", "arm"))
     with pytest.raises(ValueError, match="2 numbers, one of the suite metaworld has 4: .* another"):
-        adopt.plan(source, metaworld, reading)
+        adopt.plan(source, metaworld.resolve(), reading)
 
 
 def test_discrete_actions_are_refused():
@@ -560,7 +560,7 @@ def test_video_comes_back_nearly_as_it_was(lerobot, tmp_path):
     size = 64
     spaces = replace(SPACES, image_size=size)
     demos = DemoSet.create(tmp_path / "demos", "toys", {"image_size": size}, spaces)
-    write_world(World("toys", ("push",), (25,)), demos.path)
+    write_world(World("toys", ("push",), (25,)).resolve(), demos.path)
     ramp = np.linspace(0, 255, size).astype(np.uint8)
     images = np.broadcast_to(ramp[:, None, None], (8, 2, size, size, 3)).copy()
     base = demo(PUSH, 1, 8)

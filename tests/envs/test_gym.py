@@ -284,7 +284,9 @@ def test_a_task_is_named_by_its_id_and_its_registered_horizon():
     assert (pole.suite, pole.id, pole.max_steps) == ("gym:CartPole-v1", "CartPole-v1", 500)
     assert (push.suite, push.id, push.max_steps) == (PUSHT, "gym_pusht/PushT-v0", 300)
     world = World("gym:CartPole-v1", ("all",), (50,), instruction="keep the pole up")
-    assert [(t.instruction, t.max_steps) for t in world.resolved()] == [("keep the pole up", 50)]
+    assert [(t.instruction, t.max_steps) for t in world.resolve().tasks] == [
+        ("keep the pole up", 50)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ STEPS = {"metaworld": 200, "franka_kitchen": 120}
 @lru_cache(maxsize=4)
 def made(suite, name):
     module = SUITES[suite]
-    (task,) = World(suite, (name,), None).resolved()
+    (task,) = World(suite, (name,), None).resolve().tasks
     return module.make(task, module.Settings())
 
 
@@ -242,7 +242,7 @@ def test_environments_of_a_kitchen_share_a_model_and_variants_have_their_own():
     kitchens = [
         franka_kitchen.make(task, Settings(cameras=()))
         for name in ("microwave", "kettle", "microwave-yellow", "microwave-yellow")
-        for task in World("franka_kitchen", (name,), None).resolved()
+        for task in World("franka_kitchen", (name,), None).resolve().tasks
     ]
     first, second, third, fourth = (kitchen.model for kitchen in kitchens)
     assert first is second

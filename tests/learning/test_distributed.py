@@ -126,8 +126,8 @@ def updated(name, ranks):
 def evaluated(ranks):
     """An evaluation whose starts are shared out, 5 of each of 3 tasks."""
     config = EvalConfig(episodes_per_task=5, starts="validation")
-    with open_collector(WORLD, RolloutConfig(workers=1, placement="served"), None) as c:
-        return evaluate(c, make_policy(), WORLD, config, ranks=ranks)
+    with open_collector(WORLD.resolve(), RolloutConfig(workers=1, placement="served"), None) as c:
+        return evaluate(c, make_policy(), WORLD.resolve(), config, ranks=ranks)
 
 
 JOBS = {
@@ -193,7 +193,7 @@ def free_port():
 def two(tmp_path_factory):
     """Results of two processes, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    save_policy(make_policy(), WORLD, folder / "policy")
+    save_policy(make_policy(), WORLD.resolve(), folder / "policy")
     ports = (free_port(), free_port())
     multiprocessing.set_forkserver_preload([__name__])
     torch.multiprocessing.start_processes(
@@ -256,12 +256,12 @@ def test_more_processes_than_gpus(monkeypatch):
 def test_processes_on_one_machine_share_its_cores(given, local, got, monkeypatch):
     monkeypatch.setattr(setup, "cores", lambda: 5)
     with mock.patch.object(setup, "LocalCollector") as collector:
-        open_collector(WORLD, RolloutConfig(workers=given), None, Ranks(0, 9, local))
+        open_collector(WORLD.resolve(), RolloutConfig(workers=given), None, Ranks(0, 9, local))
     assert collector.call_args.args[2].workers == got
 
 
 def test_a_rank_without_groups_collects_nothing():
-    with open_collector(WORLD, RolloutConfig(workers=1), None) as collector:
+    with open_collector(WORLD.resolve(), RolloutConfig(workers=1), None) as collector:
         rollout = collector.collect(make_policy(), [], [], PlaySettings())
     assert rollout.trajectories == []
 

@@ -25,7 +25,7 @@ RED, GREEN, BLUE = point_reach.tasks()
 def recorded():
     """Four demonstrations of each of three tasks."""
     pool = SlotPool("point_reach", point_reach.Settings())
-    return [pool.record(spec) for spec in WORLD.specs("demo", 4)]
+    return [pool.record(spec) for spec in WORLD.resolve().specs("demo", 4)]
 
 
 def specs(*starts: tuple[int, ...]) -> list[EpisodeSpec]:

@@ -215,7 +215,7 @@ def test_imitation_repeats_itself_from_the_same_generator_state() -> None:
 def test_cloning_and_the_anchor_do_not_depend_on_where_the_generator_stood() -> None:
     """A new process starts its generator anywhere, and a resumed run is a new process."""
     pool = SlotPool("point_reach", point_reach.Settings())
-    demos = [pool.record(spec) for spec in WORLD.specs("demo", 2)]
+    demos = [pool.record(spec) for spec in WORLD.resolve().specs("demo", 2)]
     found = []
     for stood in (1, 2):
         policy = make_policy(head="flow_sde")

@@ -44,7 +44,9 @@ def clone(request):
     config = tiny.Config(chunk=2, features=256, hidden=(128, 128), **settings)
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
-    data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 300)], policy.chunk)
+    data = ChunkDataset(
+        [pool.record(spec) for spec in RED.resolve().specs("demo", 300)], policy.chunk
+    )
     fit(policy, data, SFTConfig(steps=400, image_shift=0), SEED)
     assert success(policy) > 0.35
     network = policy.head.trunk if request.param == "laplace" else policy.head.denoiser
@@ -63,10 +65,10 @@ def test_every_head_improves(name, clone):
     algorithm = made(name, **PPO) if name == "ppo" else made(name)
     iterations, lr = ITERATIONS[name], rates[name == "ppo"]
     learner = learner_for(algorithm, policy, lr=lr, std_lr=lr, warmup_steps=0)
-    starts = uniform.Curriculum(RED.resolved(), SEED)
+    starts = uniform.Curriculum(RED.resolve().tasks, SEED)
     config = TrainConfig(iterations=iterations)
     end = EpisodeEnd(algorithm.discount)
-    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolved(), config, SEED)
+    run = Loop(Here(), learner, algorithm, starts, SPARSE, end, RED.resolve().tasks, config, SEED)
     for _ in range(iterations):
         run.step()
     after = success(policy)

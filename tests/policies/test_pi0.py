@@ -327,7 +327,7 @@ def test_what_is_trained_is_float32_and_log_probabilities_too(rank: int) -> None
 
 def test_a_short_cloning_lowers_the_loss() -> None:
     pool = SlotPool("point_reach", point_reach.Settings())
-    data = ChunkDataset([pool.record(spec) for spec in WORLD.specs("demo", 3)], C)
+    data = ChunkDataset([pool.record(spec) for spec in WORLD.resolve().specs("demo", 3)], C)
     losses = fit(flyer(chunk=C), data, SFTConfig(steps=60, batch_size=16, lr=3e-3))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
 

@@ -108,8 +108,8 @@ def test_both_arms_act_in_the_same_environment():
             zeros = np.zeros(len(obs.state), np.float32)
             return ActionChunk(actions, actions[:, 0], actions[:, 0], zeros, nothing)
 
-    simulation = LocalSimulation(SlotPool(world.suite, world.settings()))
-    specs = world.specs("eval", sb3_ppo.HELD_OUT)
+    simulation = LocalSimulation(SlotPool(world.suite, world.resolve().settings))
+    specs = world.resolve().specs("eval", sb3_ppo.HELD_OUT)
     keys = [0] * len(specs)
     played = play(Always(), simulation, specs, keys, PlaySettings(greedy=True), Timing())
     found = sb3_ppo.held_out(world, lambda states: np.tile(pulled, (len(states), 1)))

@@ -254,22 +254,22 @@ def learned(algorithm, rewards, ends, time_limit="auto", iterations=8, horizon=3
     recipe = Recipe(
         algorithm=algorithm,
         anchor=AnchorConfig(),
-        curriculum=uniform.Curriculum(world.resolved(), 0),
+        curriculum=uniform.Curriculum(world.resolve().tasks, 0),
         rewards=rewards_named(rewards),
         learner=LearnerConfig(lr=3e-3, critic_lr=1e-2, warmup_steps=0),
         train=config,
         seed=0,
     )
-    end = end_of_episodes(recipe, world)
+    end = end_of_episodes(recipe, world.resolve())
     learner = Learner(policy, recipe.learner, algorithm.trains)
-    tasks = world.resolved()
+    tasks = world.resolve().tasks
     loop = Loop(
         *(Here(settings), learner, algorithm, recipe.curriculum, recipe.rewards, end),
         *(tasks, config, 0),
     )  # fmt: skip
     for _ in range(iterations):
         loop.step()
-    held_out = world.specs("eval", 1)
+    held_out = world.resolve().specs("eval", 1)
     (played,) = (
         Here(settings).collect(policy, held_out, [0], PlaySettings(greedy=True)).trajectories
     )

@@ -12,7 +12,7 @@ from tests.helpers import WORLD, make_policy
 from vla_rl import cli, plugins
 from vla_rl.envs import point_reach
 from vla_rl.envs._kitchen.simulator import Settings
-from vla_rl.evaluate import EvalConfig, evaluate, resolve, shorter_horizons
+from vla_rl.evaluate import EvalConfig, evaluate, shorter_horizons, with_protocol
 from vla_rl.policies import tiny
 from vla_rl.results.evaluation import EvalResult, TaskResult, paired_horizons, within
 from vla_rl.results.page import Summary, summary_page
@@ -61,8 +61,9 @@ def test_it_equals_an_evaluation_at_the_shorter_horizon(horizons):
     with_time = evaluate_(policy, WORLD, EvalConfig(episodes_per_task=40))
     short = dataclasses.replace(WORLD, max_steps=horizons)
     found = evaluate_(policy, short, EvalConfig(episodes_per_task=40))
-    wanted = {task.id: task.max_steps for task in short.resolved()}
-    assert with_time.within(wanted) == found  # outcomes, lengths, protocol id and horizon
+    assert (
+        with_time.within(short.resolve().horizons) == found
+    )  # outcomes, lengths, protocol id and horizon
     assert 0 < found.mean.value < with_time.mean.value, "the test needs late successes"
 
 
@@ -75,7 +76,7 @@ def wandering() -> tiny.Policy:
 
 
 def evaluate_(policy, world: World, config: EvalConfig) -> EvalResult:
-    result, _ = evaluate(Here(), policy, world, config, lambda task, share: None)
+    result, _ = evaluate(Here(), policy, world.resolve(), config, lambda task, share: None)
     return result
 
 
@@ -90,7 +91,7 @@ def test_a_generous_evaluation_tells_success_within_the_horizon_of_training():
     assert [each.horizon for each in result.each_horizon()] == [20, 7, 20]
     own = evaluate_(make_policy(), training, EvalConfig(episodes_per_task=10))
     assert own.also_within == ()
-    assert within_training(result, training) == own
+    assert within_training(result, training.resolve()) == own
     assert EvalResult.from_json(result.to_json()) == result
     assert [within(each) for each in result.each_horizon()] == [
         "within 5/12/20 steps",
@@ -148,13 +149,13 @@ def test_a_named_protocol_at_another_horizon_is_no_longer_it():
 def test_protocols_and_horizons_that_do_not_go_together():
     world = World("metaworld", ("push-v3", "reach-v3"), (100, 90))
     official = EvalConfig(protocol="metaworld-official")
-    assert shorter_horizons(world, official) == ({"push-v3": 100, "reach-v3": 90},)
+    assert shorter_horizons(world.resolve(), official) == ({"push-v3": 100, "reach-v3": 90},)
     with pytest.raises(ValueError, match="metaworld-official sets the horizon"):
         EvalConfig(protocol="metaworld-official", max_steps=200)
     with pytest.raises(ValueError, match="600 is longer than the 500 steps that push-v3"):
-        resolve(world, EvalConfig(max_steps=600))
+        with_protocol(world.resolve(), EvalConfig(max_steps=600))
     with pytest.raises(ValueError, match="95 is longer than the evaluation, which ends after 90"):
-        resolve(world, EvalConfig(also_within=(95,)))
+        with_protocol(world.resolve(), EvalConfig(also_within=(95,)))
     for bad in ({"max_steps": -1}, {"also_within": (0,)}):
         with pytest.raises(ValueError, match=r"eval\.(max_steps|also_within) must be"):
             EvalConfig(**bad)
@@ -164,13 +165,13 @@ def test_where_success_does_not_end_an_episode_only_one_horizon_is_told():
     cheetah = plugins.load("envs", "gym:HalfCheetah-v5")
     settings = cheetah.Settings(image=("none",), success="return>=100", success_ends=False)
     world = World("gym:HalfCheetah-v5", ("HalfCheetah-v5",), (200,), settings)
-    assert shorter_horizons(world, EvalConfig(max_steps=400)) == ()
+    assert shorter_horizons(world.resolve(), EvalConfig(max_steps=400)) == ()
     with pytest.raises(ValueError, match="does not end an episode here"):
-        resolve(world, EvalConfig(also_within=(100,)))
+        with_protocol(world.resolve(), EvalConfig(also_within=(100,)))
     sequence = World("franka_kitchen", ("kitchen-burners",), (100,), Settings())
-    assert shorter_horizons(sequence, EvalConfig(max_steps=200)) == ()
+    assert shorter_horizons(sequence.resolve(), EvalConfig(max_steps=200)) == ()
     with pytest.raises(ValueError, match="parts of kitchen-burners were completed is not kept"):
-        resolve(sequence, EvalConfig(also_within=(50,)))
+        with_protocol(sequence.resolve(), EvalConfig(also_within=(50,)))
 
 
 def pair() -> tuple[EvalResult, EvalResult]:

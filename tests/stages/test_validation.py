@@ -160,10 +160,12 @@ def clone(tmp_path_factory):
     """A policy that solves some of the starts."""
     pool = SlotPool("point_reach", point_reach.Settings())
     policy = make_policy(chunk=2, std=0.2)
-    data = ChunkDataset([pool.record(spec) for spec in RED.specs("demo", 60)], policy.chunk)
+    data = ChunkDataset(
+        [pool.record(spec) for spec in RED.resolve().specs("demo", 60)], policy.chunk
+    )
     fit(policy, data, SFTConfig(steps=200, image_shift=0))
     folder = tmp_path_factory.mktemp("validation") / "policy"
-    save_policy(policy, RED, folder)
+    save_policy(policy, RED.resolve(), folder)
     return folder
 
 
@@ -224,7 +226,7 @@ def test_the_best_policy_is_the_best_that_was_evaluated(whole):
         "point_reach", point_reach.Settings(), RolloutConfig(workers=1), "cpu"
     ) as c:
         config = EvalConfig(episodes_per_task=EPISODES, starts="validation")
-        again, _ = evaluate(c, policy, RED, config, renderer="none")
+        again, _ = evaluate(c, policy, RED.resolve(), config, renderer="none")
     assert again == EvalResult.from_json(json.dumps(best))
     told = kept(whole)
     assert f"after iteration {best['iteration']}: {best['mean']:.1%}" in told["best"]

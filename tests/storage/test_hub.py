@@ -132,7 +132,7 @@ def run(tmp_path) -> Path:
     folder.mkdir()
     policy = make_policy()
     policy.fit_statistics(np.random.default_rng(1).normal(size=(9, 2)).astype(np.float32))
-    save_policy(policy, WORLD, folder / "policy")
+    save_policy(policy, WORLD.resolve(), folder / "policy")
     config = {
         "command": "train",
         "algorithm": "loop",
@@ -551,7 +551,7 @@ def test_evaluations_that_could_be_of_another_policy_are_left_out(played, run, c
 
 def test_the_best_policy_of_a_run_has_evaluations_of_its_own(played, run):
     best = {"iteration": 1, **json.loads(evaluation(red=RED).to_json())}
-    save_policy(make_policy(), WORLD, run / "best", best)
+    save_policy(make_policy(), WORLD.resolve(), run / "best", best)
     (run / "eval_custom_best.json").write_text(evaluation(red=four(*[True] * 4)).to_json())
     for folder, steps, rates in ((run, "1,280", [0.75, 0.0, 0.375]), (run / "best", "640", [1.0])):
         push(folder, "--repo", REPO)

@@ -151,7 +151,7 @@ def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
     named = several(options, "tasks")
     if not named or world.max_steps is None or len(world.max_steps) == 1:
         return world.max_steps
-    known = {task.id: task.max_steps for task in world.resolved()}
+    known = world.resolve().horizons
     wanted = replace(world, tasks=tuple(named)).task_ids()
     return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None
 

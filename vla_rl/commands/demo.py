@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from vla_rl.algorithms.dapo import Algorithm as DAPO
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.evaluate import EvalConfig, resolve
+from vla_rl.evaluate import EvalConfig, with_protocol
 from vla_rl.learning.held_out import held_out
 from vla_rl.learning.learner import LearnerConfig
 from vla_rl.policies.vla import Config as VLAConfig
@@ -25,7 +26,6 @@ from vla_rl.stages.evaluate import evaluate_stage
 from vla_rl.stages.record import episodes_by_task, new_demos, record_stage
 from vla_rl.stages.run import RunFolder, new_run, save_policy
 from vla_rl.stages.setup import (
-    checked_spaces,
     curriculum_named,
     new_policy,
     open_collector,
@@ -35,8 +35,8 @@ from vla_rl.stages.sft import sft_stage
 from vla_rl.stages.tables import show_comparison, show_kept
 from vla_rl.stages.train import Recipe, check_recipe, train_stage
 from vla_rl.train import TrainConfig
-from vla_rl.types import EpisodeSpec
-from vla_rl.world import World
+from vla_rl.types import EpisodeSpec, Task
+from vla_rl.world import Arena, World
 
 ENV_STEPS = 450_000  # what two cores do in the minutes; a faster machine is done sooner
 STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
@@ -93,86 +93,89 @@ class Command:
     def run(self) -> int:
         """Run every stage and write the report."""
         began = time.perf_counter()
-        spaces = checked_spaces(self.world)
-        counts = episodes_by_task(self.world, self.demos)
-        self._check_validation(counts)
-        resolve(self.world, self.eval)
+        arena = self.world.resolve()
+        spaces = arena.spaces
+        counts = episodes_by_task(arena.tasks, self.demos)
+        self._check_validation(arena, counts)
+        with_protocol(arena, self.eval)
         recipe = Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
-            curriculum=curriculum_named(self.curriculum, self.world, self.seed),
+            curriculum=curriculum_named(self.curriculum, arena.tasks, self.seed),
             rewards=rewards_named(self.rewards, self.reward),
             learner=self.learner,
             train=self.train,
             seed=self.seed,
         )
         clone = new_policy(self.network, self.net, spaces, self.seed, self.device)
-        check_recipe(recipe, clone, self.world)
+        check_recipe(recipe, clone, arena)
         run = new_run(self.out, self, self.resume)
-        with open_collector(self.world, self.rollout, clone) as collector:
-            demos = self._record(run, collector, counts)
-            clone = self._clone(run, clone, demos)
-            before = self._evaluate(run, collector, clone, "before")
+        with open_collector(arena, self.rollout, clone) as collector:
+            demos = self._record(run, collector, arena, counts)
+            clone = self._clone(run, clone, arena, demos)
+            before = self._evaluate(run, collector, clone, arena, "before")
             policy = load_policy(run.folder / "sft" / "policy", spaces).to(device_of(clone))
-            train_stage(run, collector, policy, self.world, recipe, demos, self.resume)
-            save_policy(policy, self.world, run.folder / "policy")
-            after = self._evaluate(run, collector, policy, "after")
-            video = report.film(run, collector, self.world, (clone, policy), before, after)
+            train_stage(run, collector, policy, arena, recipe, demos, self.resume)
+            save_policy(policy, arena, run.folder / "policy")
+            after = self._evaluate(run, collector, policy, arena, "after")
+            video = report.film(run, collector, arena, (clone, policy), before, after)
         minutes = (time.perf_counter() - began) / 60
-        facts = self._facts(minutes)
-        page = report.write_report(run, self.world, facts, before, after, video)
+        facts = self._facts(arena.tasks, counts, minutes)
+        page = report.write_report(run, arena, facts, before, after, video)
         show_comparison(before, after)
         show_kept(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")
         return 0
 
-    def _check_validation(self, counts: list[int]) -> None:
+    def _check_validation(self, arena: Arena, counts: list[int]) -> None:
         """Refuse to hold out demonstrations where too few will be recorded."""
         starts = [
             EpisodeSpec(task, start)
-            for task, count in zip(self.world.resolved(), counts, strict=True)
+            for task, count in zip(arena.tasks, counts, strict=True)
             for start in range(count)
         ]
         held_out(starts, self.sft.validation_share, self.seed)
 
-    def _record(self, run: RunFolder, collector: Collector, counts: list[int]) -> DemoSet:
-        folder = run.folder / "demos"
-        demos = new_demos(folder, self.world, append=True)
+    def _record(
+        self, run: RunFolder, collector: Collector, arena: Arena, counts: list[int]
+    ) -> DemoSet:
+        demos = new_demos(run.folder / "demos", arena, append=True)
         if not len(demos):
             first = STARTS_PER_SEED * self.seed
             # The experts take the time they need; the horizon is for the policy.
-            unhurried = replace(self.world, max_steps=None)
-            record_stage(collector, demos, unhurried, counts, first)
+            record_stage(collector, demos, arena.replaced(max_steps=None), counts, first)
         return demos
 
-    def _clone(self, run: RunFolder, policy: PolicyBase, demos: DemoSet) -> PolicyBase:
+    def _clone(
+        self, run: RunFolder, policy: PolicyBase, arena: Arena, demos: DemoSet
+    ) -> PolicyBase:
         cloning = RunFolder(run.folder / "sft", run.metrics)
         folder = cloning.folder / "policy"
         if folder.exists():
             return load_policy(folder, policy.spaces).to(device_of(policy))
-        sft_stage(cloning, policy, demos, self.world, self.sft, self.seed, self.resume)
+        sft_stage(cloning, policy, demos, arena, self.sft, self.seed, self.resume)
         # Acts from now on as it will during RL: with a frozen backbone.
         policy.freeze({"vlm"})
-        save_policy(policy, self.world, folder)
+        save_policy(policy, arena, folder)
         return policy
 
     def _evaluate(
-        self, run: RunFolder, collector: Collector, policy: PolicyBase, when: str
+        self, run: RunFolder, collector: Collector, policy: PolicyBase, arena: Arena, when: str
     ) -> EvalResult:
         path = run.folder / f"eval_{when}.json"
         if path.exists() and when == "before":
             return EvalResult.from_json(path.read_text())
         title = f"evaluate {when} RL"
-        result, _ = evaluate_stage(collector, policy, self.world, self.eval, title)
+        result, _ = evaluate_stage(collector, policy, arena, self.eval, title)
         path.write_text(result.to_json())
         return result
 
-    def _facts(self, minutes: float) -> dict[str, str]:
-        tasks = self.world.resolved()
+    def _facts(
+        self, tasks: Sequence[Task], counts: Sequence[int], minutes: float
+    ) -> dict[str, str]:
         return {
             "tasks": ", ".join(
-                f"{t.id} ({n} demonstrations)"
-                for t, n in zip(tasks, episodes_by_task(self.world, self.demos), strict=True)
+                f"{t.id} ({n} demonstrations)" for t, n in zip(tasks, counts, strict=True)
             ),
             "horizon of training": ", ".join(str(t.max_steps) for t in tasks)
             + " environment steps",

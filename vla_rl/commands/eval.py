@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla_rl.evaluate import EvalConfig, resolve
+from vla_rl.evaluate import EvalConfig, with_protocol
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.results.protocol_id import shortest
 from vla_rl.results.run_folders import BEST
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.stages.evaluate import evaluate_stage
-from vla_rl.stages.setup import checked_spaces, new_policy, open_collector, pick_device
+from vla_rl.stages.setup import new_policy, open_collector, pick_device
 from vla_rl.stages.tables import show_evaluation
 from vla_rl.types import Spaces
 from vla_rl.world import World
@@ -46,14 +46,14 @@ class Command:
 
     def run(self) -> int:
         """Evaluate, print the table and write the result."""
-        _, protocol = resolve(self.world, self.eval)
-        spaces = checked_spaces(self.world)
-        policy = self._policy(spaces)
+        arena = self.world.resolve()
+        _, protocol = with_protocol(arena, self.eval)
+        policy = self._policy(arena.spaces)
         beside = self.policy.parent if self.policy and self.policy.exists() else Path()
         best = f"_{BEST}" if self.policy and self.policy.name == BEST else ""
         out = self.out or beside / f"{protocol.starts}_{protocol.name}{best}.json"
-        with open_collector(self.world, self.rollout, policy) as collector:
-            result, _ = evaluate_stage(collector, policy, self.world, self.eval, "evaluate")
+        with open_collector(arena, self.rollout, policy) as collector:
+            result, _ = evaluate_stage(collector, policy, arena, self.eval, "evaluate")
         out.write_text(result.to_json())
         show_evaluation(result)
         print(f"written to {out}")

@@ -14,24 +14,22 @@ from urllib.parse import quote
 import torch
 import tyro
 
-from vla_rl import plugins
 from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.evaluate import EvalConfig, protocol_id, resolve, shorter_horizons
+from vla_rl.evaluate import EvalConfig, protocol_id, shorter_horizons, with_protocol
 from vla_rl.experts.state_expert import StateExpert, play
 from vla_rl.experts.training import PPOConfig, SACConfig, Training
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.rollout.slots import record
-from vla_rl.sim import Outcome, SimEnv
+from vla_rl.sim import Outcome
 from vla_rl.stages.interruption import Interruption
 from vla_rl.stages.progress import Progress, Tally
 from vla_rl.stages.record import new_demos
 from vla_rl.stages.run import RunFolder, new_run
-from vla_rl.stages.setup import checked_spaces, renderer
 from vla_rl.stages.tables import show_demos, show_evaluation
 from vla_rl.storage import checkpoint
 from vla_rl.types import SEED_RANGES, Demonstration, EpisodeSpec, Task, seed_for
-from vla_rl.world import World
+from vla_rl.world import Arena, World
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,25 @@ class Command:
 
     def run(self) -> int:
         """Train, evaluate and record."""
-        checked_spaces(self.world)
-        resolve(self.world, self.eval)
+        arena = self.world.resolve()
+        with_protocol(arena, self.eval)
         if self.episodes:
-            renderer(self.world)  # or somebody trains for long and then cannot record
+            arena.renderer()  # or somebody trains for long and then cannot record
         run = new_run(self.out, self, self.resume)
         torch.set_num_threads(1)  # a second one costs these small networks more than it brings
-        experts = {task: self._trained(run, task) for task in self.world.resolved()}
-        result = self._evaluated(experts)
+        experts = {task: self._trained(run, arena, task) for task in arena.tasks}
+        result = self._evaluated(arena, experts)
         (self.out / "eval.json").write_text(result.to_json())
         show_evaluation(result)
         if self.episodes:
             _require_success(result)
-            show_demos(self._recorded(experts))
+            show_demos(self._recorded(arena, experts))
         return 0
 
-    def _trained(self, run: RunFolder, task: Task) -> StateExpert:
+    def _trained(self, run: RunFolder, arena: Arena, task: Task) -> StateExpert:
         """The expert of a task, trained to its end and saved."""
         config = self.sac if self.algorithm == "sac" else self.ppo
-        training = Training(lambda: _simulator(self.world, task), config, self.seed)
+        training = Training(lambda: arena.simulator(task), config, self.seed)
         checkpoints = self.out / "checkpoints" / _name(task)
         if self.resume and checkpoints.exists():
             training.load_state_dict(checkpoint.load(checkpoints).state())
@@ -136,15 +134,15 @@ class Command:
         if training.steps > saved:
             training.save(checkpoints)
 
-    def _evaluated(self, experts: Mapping[Task, StateExpert]) -> EvalResult:
+    def _evaluated(self, arena: Arena, experts: Mapping[Task, StateExpert]) -> EvalResult:
         """Success on held-out starts, in the form and under the protocol of `vla-rl eval`."""
-        world, protocol = resolve(self.world, self.eval)
+        played, protocol = with_protocol(arena, self.eval)
         seeds = tuple(seed_for(protocol.starts, i) for i in range(protocol.episodes_per_task))
         results: dict[str, TaskResult] = {}
         with Progress("evaluate", len(seeds) * len(experts)) as progress:
             tally = Tally(progress)
-            for task, expert in zip(world.resolved(), experts.values(), strict=True):
-                env = _simulator(world, task)
+            for task, expert in zip(played.tasks, experts.values(), strict=True):
+                env = played.simulator(task)
                 success, steps, completed = [], [], []
                 for seed in seeds:
                     end, count = play(env, expert, seed)
@@ -159,29 +157,29 @@ class Command:
                     seeds, tuple(success), tuple(steps), task.subgoals, tuple(completed)
                 )
         return EvalResult(
-            protocol_id=protocol_id(world, protocol),
-            suite=world.suite,
+            protocol_id=protocol_id(played, protocol),
+            suite=played.world.suite,
             horizon=protocol.max_steps,
-            settings=to_json(world.settings()),
+            settings=to_json(played.settings),
             renderer="none",
             tasks=results,
             policy=str(self.out / "expert"),
-            also_within=shorter_horizons(self.world, self.eval),
+            also_within=shorter_horizons(arena, self.eval),
         )
 
-    def _recorded(self, experts: Mapping[Task, StateExpert]) -> DemoSet:
+    def _recorded(self, arena: Arena, experts: Mapping[Task, StateExpert]) -> DemoSet:
         """Solved episodes of every expert; those that are there already count.
 
         Raises:
             RuntimeError: If an expert solves next to none of the starts for demonstrations.
         """
-        demos = new_demos(self.out / "demos", self.world, append=self.resume)
+        demos = new_demos(self.out / "demos", arena, append=self.resume)
         known = {(spec.task.id, spec.seed) for spec in demos.specs()}
         there = Counter(task_id for task_id, _ in known)
         missing = {task: max(0, self.episodes - there[task.id]) for task in experts}
         with Progress("record", sum(missing.values())) as progress:
             for task, expert in experts.items():
-                env = _simulator(self.world, task)
+                env = arena.simulator(task)
                 seeds = (s for s in SEED_RANGES["demo"] if (task.id, s) not in known)
                 tries = islice(seeds, _TRIES * missing[task])
                 solved: list[Demonstration] = []
@@ -204,11 +202,6 @@ class Command:
 _STEPS_BETWEEN_NEWS = 2_000
 _TRIES = 50
 """Starts that are tried for one solved demonstration, on average, before recording gives up."""
-
-
-def _simulator(world: World, task: Task) -> SimEnv:
-    env: SimEnv = plugins.load("envs", world.suite).make(task, world.settings())
-    return env
 
 
 def _name(task: Task) -> str:

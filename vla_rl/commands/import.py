@@ -38,7 +38,7 @@ class Command:
         """Read, write and show what there is."""
         require_free(self.out)
         source = formats.load(self.form).open_source(self.source)
-        planned = plan(source, self.world, self.reading)
+        planned = plan(source, self.world.resolve(), self.reading)
         left = len(source.headers) - len(planned.specs)
         if left:
             print(f"{left} of {len(source.headers)} episodes are of other tasks and left out")

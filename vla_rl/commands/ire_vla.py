@@ -18,7 +18,6 @@ from vla_rl.stages import run
 from vla_rl.stages.ire_vla import METHODS, IReVLAConfig, Procedure
 from vla_rl.stages.record import fitting_demos
 from vla_rl.stages.setup import (
-    checked_spaces,
     curriculum_named,
     open_collector,
     pick_device,
@@ -26,7 +25,7 @@ from vla_rl.stages.setup import (
 )
 from vla_rl.stages.train import Recipe, check_recipe, required_demos
 from vla_rl.train import TrainConfig
-from vla_rl.world import World, read_world
+from vla_rl.world import Arena, World, read_world
 
 
 @dataclass(frozen=True)
@@ -78,32 +77,32 @@ class Command:
     def run(self) -> int:
         """Both stages for every task, and save."""
         learner = self._learner()
-        spaces = checked_spaces(self.world)
+        arena = self.world.resolve()
         rewards_named(self.rewards, self.reward)
-        demos = fitting_demos(self.demos, self.world)
+        demos = fitting_demos(self.demos, arena)
         held_out(demos.specs(), self.sft.validation_share, self.seed)
         if self.anchor.coef > 0:
             required_demos(demos, self.anchor)
-        policy = load_policy(self.policy, spaces).to(pick_device(self.device))
+        policy = load_policy(self.policy, arena.spaces).to(pick_device(self.device))
 
-        def recipe(world: World, seed: int) -> Recipe:
+        def recipe(arena: Arena, seed: int) -> Recipe:
             return Recipe(
                 algorithm=self.algo,
                 anchor=self.anchor,
-                curriculum=curriculum_named(self.curriculum, world, seed),
+                curriculum=curriculum_named(self.curriculum, arena.tasks, seed),
                 rewards=rewards_named(self.rewards, self.reward),
                 learner=learner,
                 train=self.train,
                 seed=seed,
             )
 
-        check_recipe(recipe(self.world, self.seed), policy, self.world)
+        check_recipe(recipe(arena, self.seed), policy, arena)
         run.new_folder(self.out, self, self.resume)
-        with open_collector(self.world, self.rollout, policy) as collector:
+        with open_collector(arena, self.rollout, policy) as collector:
             procedure = Procedure(
                 folder=self.out,
                 collector=collector,
-                world=self.world,
+                arena=arena,
                 demos=demos,
                 recipe=recipe,
                 config=self.ire,
@@ -111,7 +110,7 @@ class Command:
                 seed=self.seed,
             )
             procedure.run(policy)
-        run.save_policy(policy, self._joined(), self.out / "policy")
+        run.save_policy(policy, self._joined(arena), self.out / "policy")
         print(f"policy written to {self.out / 'policy'}")
         return 0
 
@@ -124,10 +123,9 @@ class Command:
             )
         return replace(self.learner, train_vlm=wanted)
 
-    def _joined(self) -> World:
+    def _joined(self, arena: Arena) -> Arena:
         """The tasks of the demonstrations and those practised, which the policy is good for now."""
         if self.world.instruction is not None or not (self.policy / "world.json").exists():
-            return self.world
-        tasks = {t.id: t.max_steps for t in read_world(self.policy).resolved()}
-        tasks |= {t.id: t.max_steps for t in self.world.resolved()}
-        return replace(self.world, tasks=tuple(tasks), max_steps=tuple(tasks.values()))
+            return arena
+        tasks = read_world(self.policy).resolve().horizons | arena.horizons
+        return arena.replaced(tasks=tuple(tasks), max_steps=tuple(tasks.values()))

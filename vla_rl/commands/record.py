@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.stages.record import episodes_by_task, new_demos, record_stage
-from vla_rl.stages.setup import checked_spaces, open_collector
+from vla_rl.stages.setup import open_collector
 from vla_rl.stages.tables import show_demos
 from vla_rl.world import World
 
@@ -31,10 +31,10 @@ class Command:
 
     def run(self) -> int:
         """Record and print what was recorded."""
-        counts = episodes_by_task(self.world, self.episodes)
-        checked_spaces(self.world)
-        demos = new_demos(self.out, self.world, self.append)
-        with open_collector(self.world, self.rollout, None) as collector:
-            record_stage(collector, demos, self.world, counts, self.first)
+        arena = self.world.resolve()
+        counts = episodes_by_task(arena.tasks, self.episodes)
+        demos = new_demos(self.out, arena, self.append)
+        with open_collector(arena, self.rollout, None) as collector:
+            record_stage(collector, demos, arena, counts, self.first)
         show_demos(demos)
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 from vla_rl.sft import SFTConfig
 from vla_rl.stages.record import fitting_demos
 from vla_rl.stages.run import new_run, save_policy
-from vla_rl.stages.setup import checked_spaces, new_policy
+from vla_rl.stages.setup import new_policy
 from vla_rl.stages.sft import check_demos, sft_stage
 from vla_rl.world import World
 
@@ -39,12 +39,12 @@ class Command:
 
     def run(self) -> int:
         """Clone and save."""
-        spaces = checked_spaces(self.world)
-        demos = fitting_demos(self.demos, self.world)
-        check_demos(demos, self.world, self.sft, self.seed)
-        policy = new_policy(self.network, self.net, spaces, self.seed, self.device)
+        arena = self.world.resolve()
+        demos = fitting_demos(self.demos, arena)
+        check_demos(demos, arena, self.sft, self.seed)
+        policy = new_policy(self.network, self.net, arena.spaces, self.seed, self.device)
         run = new_run(self.out, self, self.resume)
-        sft_stage(run, policy, demos, self.world, self.sft, self.seed, self.resume)
-        save_policy(policy, self.world, run.folder / "policy")
+        sft_stage(run, policy, demos, arena, self.sft, self.seed, self.resume)
+        save_policy(policy, arena, run.folder / "policy")
         print(f"policy written to {run.folder / 'policy'}")
         return 0

@@ -15,7 +15,6 @@ from vla_rl.sft import AnchorConfig
 from vla_rl.stages.record import fitting_demos
 from vla_rl.stages.run import new_run, save_policy
 from vla_rl.stages.setup import (
-    checked_spaces,
     curriculum_named,
     fit_state_statistics,
     new_policy,
@@ -76,11 +75,12 @@ class Command:
 
     def run(self) -> int:
         """Train, with checkpoints, and save."""
-        spaces = checked_spaces(self.world)
+        arena = self.world.resolve()
+        spaces = arena.spaces
         recipe = Recipe(
             algorithm=self.algo,
             anchor=self.anchor,
-            curriculum=curriculum_named(self.curriculum, self.world, self.seed),
+            curriculum=curriculum_named(self.curriculum, arena.tasks, self.seed),
             rewards=rewards_named(self.rewards, self.reward),
             learner=self._learner(),
             train=self.train,
@@ -89,21 +89,21 @@ class Command:
         device = pick_device(self.device)
         with join(device) as ranks:
             policy = self._start(spaces, device)
-            demos = fitting_demos(self.demos, self.world) if self.demos else None
-            check_recipe(recipe, policy, self.world)
+            demos = fitting_demos(self.demos, arena) if self.demos else None
+            check_recipe(recipe, policy, arena)
             if self.anchor.coef > 0:
                 required_demos(demos, self.anchor)
             run = new_run(self.out, self, self.resume, ranks)
-            with open_collector(self.world, self.rollout, policy, ranks) as collector:
+            with open_collector(arena, self.rollout, policy, ranks) as collector:
                 met = None
                 if self.policy is None:
-                    met = fit_state_statistics(collector, policy, self.world, self.seed)
+                    met = fit_state_statistics(collector, policy, arena, self.seed)
                 train_stage(
-                    *(run, collector, policy, self.world, recipe, demos, self.resume, ranks),
+                    *(run, collector, policy, arena, recipe, demos, self.resume, ranks),
                     met=met,
                 )
             folder = run.folder / "policy"
-            ranks.on_main(lambda: save_policy(policy, self.world, folder))
+            ranks.on_main(lambda: save_policy(policy, arena, folder))
             if ranks.is_main:
                 print(f"policy written to {folder}")
                 show_kept(run.folder)

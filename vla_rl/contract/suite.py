@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vla_rl import plugins
 from vla_rl.config import from_json, to_json
@@ -57,24 +57,29 @@ class Subject(World):
         """The suite; raises ``ValueError`` if there is none or it lacks an agreed name."""
         return plugins.load("envs", self.suite)
 
-    def chosen(self) -> list[Task]:
+    @property
+    def settings(self) -> Any:
+        """The suite's settings, default ones if none were given."""
+        return self.module.Settings() if self.env is None else self.env
+
+    def chosen(self) -> Sequence[Task]:
         """The tasks to make environments of.
 
         Raises:
             ValueError: For an unknown task, or a horizon or instruction that does not suit them.
         """
         if self.tasks != ("all",):
-            return self.resolved()
+            return self.resolve().tasks
         ids = self.task_ids()
         buckets = vars(self.module).get("BUCKETS", {})
         firsts = [members[0] for members in buckets.values() if members and members[0] in ids]
         spread = tuple(dict.fromkeys([*firsts, *ids]))[: self.limit]
-        return replace(self, tasks=spread).resolved()
+        return replace(self, tasks=spread).resolve().tasks
 
     def cases(self) -> Iterator[Case]:
         """The chosen tasks; the environments of one are closed before the next."""
         for task in self.chosen():
-            case = Case(self.module, self.settings(), task, self.seeds)
+            case = Case(self.module, self.settings, task, self.seeds)
             try:
                 yield case
             finally:
@@ -148,7 +153,7 @@ def names(subject: Subject) -> Finding:
         module = subject.module
     except ValueError as error:
         raise Broken(str(error), "vla_rl.sim.Suite says what each of the names must be") from error
-    declared, tasks = module.spaces(subject.settings()), module.tasks()
+    declared, tasks = module.spaces(subject.settings), module.tasks()
     if not isinstance(declared, Spaces):
         raise Broken(f"spaces() gave a {type(declared).__name__}", "return vla_rl.types.Spaces")
     if not tasks or not all(isinstance(task, Task) for task in tasks):
@@ -159,7 +164,7 @@ def names(subject: Subject) -> Finding:
 
 def settings(subject: Subject) -> Finding:
     """``Settings`` is a frozen dataclass that survives JSON."""
-    kind, chosen = subject.module.Settings, subject.settings()
+    kind, chosen = subject.module.Settings, subject.settings
     frozen = is_dataclass(kind) and vars(kind)["__dataclass_params__"].frozen
     if not frozen:
         raise Broken("Settings is no frozen dataclass", "write @dataclass(frozen=True) above it")
@@ -243,7 +248,7 @@ def _check_task(task: Task, suite: str) -> None:
 def pickling(subject: Subject) -> Finding:
     """Settings, tasks and specs travel to workers and into files."""
     task = subject.chosen()[0]
-    for value in (subject.settings(), task, EpisodeSpec(task, 0)):
+    for value in (subject.settings, task, EpisodeSpec(task, 0)):
         kind = type(value)
         try:
             pickled = pickle.loads(pickle.dumps(value))
@@ -278,8 +283,8 @@ print("torch" in sys.modules)
 def torch_free(subject: Subject) -> Finding:
     """A worker process that makes, starts and looks never imports torch, and exits in silence."""
     if "prepare" in vars(subject.module):
-        subject.module.prepare(subject.settings())  # workers inherit what it chose
-    sent = (subject.suite, subject.settings(), subject.chosen()[0])
+        subject.module.prepare(subject.settings)  # workers inherit what it chose
+    sent = (subject.suite, subject.settings, subject.chosen()[0])
     done = subprocess.run(
         [sys.executable, "-c", _TORCH],
         input=pickle.dumps(sys.path) + pickle.dumps(sent),

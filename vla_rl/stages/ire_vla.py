@@ -40,7 +40,7 @@ from vla_rl.stages.successes import Successes
 from vla_rl.stages.tables import show_kept
 from vla_rl.stages.train import Recipe, train_stage
 from vla_rl.types import Demonstration, Task, Trajectory
-from vla_rl.world import World
+from vla_rl.world import Arena
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Procedure:
     Attributes:
         folder: Of the run, OUT.
         collector: Of the suite.
-        world: The tasks, in the order in which they are practised.
+        arena: The tasks, in the order in which they are practised.
         demos: D_e, all tasks of it.
-        recipe: What stage 1 does, by world (of one task) and seed.
+        recipe: What stage 1 does, by arena (of one task) and seed.
         config: Method, and what is kept for stage 2.
         sft: What stage 2 does.
         seed: Of everything.
@@ -113,9 +113,9 @@ class Procedure:
 
     folder: Path
     collector: Collector
-    world: World
+    arena: Arena
     demos: DemoSet
-    recipe: Callable[[World, int], Recipe]
+    recipe: Callable[[Arena, int], Recipe]
     config: IReVLAConfig
     sft: SFTConfig
     seed: int
@@ -131,7 +131,7 @@ class Procedure:
         Every task begins with the exploration of the policy that was cloned.
         """
         deviations = [parameter.detach().clone() for parameter in policy.deviations()]
-        for number, task in enumerate(self.world.resolved(), start=1):
+        for number, task in enumerate(self.arena.tasks, start=1):
             folder = self._folder(number, task)
             after_rl, after_both = folder / "rl" / "policy", folder / "policy"
             for stage, done in ((self._reinforce, after_rl), (self._consolidate, after_both)):
@@ -146,12 +146,12 @@ class Procedure:
 
     def _reinforce(self, policy: PolicyBase, number: int, task: Task) -> None:
         """Stage 1."""
-        folder, world, seed = self._folder(number, task), self._alone(task), self._seed(number)
+        folder, arena, seed = self._folder(number, task), self._alone(task), self._seed(number)
         out = folder / "rl"
-        own = new_demos(folder / "successes", world, append=True)
+        own = new_demos(folder / "successes", arena, append=True)
         if not (out / "checkpoints").exists():  # else as many are kept as at the checkpoint
             own.truncate(0)
-        recipe = self.recipe(world, seed)
+        recipe = self.recipe(arena, seed)
         keeper = Successes(own, self.collector, self.config.successes_per_iteration, seed)
         executed = self.method.imitates_own and self.config.own_actions == "executed"
         print(f"task {number}, {task.id}: stage 1, reinforcement learning")
@@ -161,7 +161,7 @@ class Procedure:
                     RunFolder(out, metrics),
                     self.collector,
                     policy,
-                    world,
+                    arena,
                     recipe,
                     self.demos,
                 ),
@@ -180,7 +180,7 @@ class Procedure:
 
     def _consolidate(self, policy: PolicyBase, number: int, task: Task) -> None:
         """Stage 2."""
-        before = self.world.resolved()[:number] if self.method.imitates_own else []
+        before = self.arena.tasks[:number] if self.method.imitates_own else []
         own: list[Demonstration] = []
         for earlier, of_task in enumerate(before, start=1):
             found = DemoSet.open(self._folder(earlier, of_task) / "successes").load()
@@ -199,8 +199,8 @@ class Procedure:
     def _folder(self, number: int, task: Task) -> Path:
         return self.folder / f"{number}_{task.id}"
 
-    def _alone(self, task: Task) -> World:
-        return replace(self.world, tasks=(task.id,), max_steps=(task.max_steps,))
+    def _alone(self, task: Task) -> Arena:
+        return self.arena.replaced(tasks=(task.id,), max_steps=(task.max_steps,))
 
     def _seed(self, number: int) -> int:
         """Another one for every task."""

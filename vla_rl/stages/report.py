@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_rl import plugins
 from vla_rl.policy import PolicyBase
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.metrics import read_metrics
@@ -18,7 +17,7 @@ from vla_rl.rollout.collector import Collector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.stages.run import RunFolder
 from vla_rl.types import EpisodeSpec
-from vla_rl.world import World
+from vla_rl.world import Arena
 
 MOST_FILMED = 6
 EVERY_FRAME = 2  # Meta-World steps 80 times a second; at 20 frames a second this is half speed
@@ -27,7 +26,7 @@ EVERY_FRAME = 2  # Meta-World steps 80 times a second; at 20 frames a second thi
 def film(
     run_: RunFolder,
     collector: Collector,
-    world: World,
+    arena: Arena,
     policies: tuple[PolicyBase, PolicyBase],
     before: EvalResult,
     after: EvalResult,
@@ -38,17 +37,15 @@ def film(
     if there is one. Episodes are played within that horizon and then replayed under the suite's
     settings for videos. None is made for a suite that has no such settings.
     """
-    suite = plugins.load("envs", world.suite)
-    if "filmed" not in vars(suite):
+    filmed = arena.offered("filmed", None)
+    if filmed is None:
         return None
-    was, now = within_training(before, world), within_training(after, world)
+    was, now = within_training(before, arena), within_training(after, arena)
     specs = [
         EpisodeSpec(task, _telling_start(was.tasks[task.id], now.tasks[task.id]))
-        for task in world.resolved()[:MOST_FILMED]
+        for task in arena.tasks[:MOST_FILMED]
     ]
-    rows = [
-        _filmed(collector, policy, specs, suite.filmed(world.settings())) for policy in policies
-    ]
+    rows = [_filmed(collector, policy, specs, filmed(arena.settings)) for policy in policies]
     path = run_.folder / "before_after.mp4"
     before_after_video(rows[0], rows[1], [spec.task.id for spec in specs], path)
     return path
@@ -73,15 +70,15 @@ def _filmed(
     ]
 
 
-def within_training(result: EvalResult, world: World) -> EvalResult:
+def within_training(result: EvalResult, arena: Arena) -> EvalResult:
     """The result within the horizon of training, where it is of a longer one and can be told."""
-    own = {task.id: task.max_steps for task in world.resolved()}
+    own = arena.horizons
     return result.within(own) if own in result.also_within else result
 
 
 def write_report(
     run_: RunFolder,
-    world: World,
+    arena: Arena,
     facts: Mapping[str, str],
     before: EvalResult,
     after: EvalResult,
@@ -90,7 +87,7 @@ def write_report(
     """Learning curve, within the horizon of training, and summary page; returns the page."""
     rows = read_metrics(run_.folder / "metrics.jsonl")
     curve = run_.folder / "learning_curve.png"
-    learning_curve(rows, within_training(before, world), within_training(after, world), curve)
+    learning_curve(rows, within_training(before, arena), within_training(after, arena), curve)
     parts = ("physics", "render", "transfer", "policy", "update")
     seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
     folder = run_.folder
@@ -111,7 +108,7 @@ def write_report(
         seconds=seconds,
         files=FILES | {f"{name}/": words for name, words in policies.items()},
         commands={
-            **_protocols(before.suite, folder),
+            **_protocols(arena, folder),
             **evaluate_best,
             "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
             "see the curves live": f"tensorboard --logdir {folder}",
@@ -134,13 +131,12 @@ FILES = {
 }
 
 
-def _protocols(suite: str, folder: Path) -> dict[str, str]:
+def _protocols(arena: Arena, folder: Path) -> dict[str, str]:
     """How to evaluate under the suite's named protocols that any of its policies can play."""
-    named = vars(plugins.load("envs", suite)).get("PROTOCOLS", {}).values()
     return {
         f"evaluate under {protocol.name}": (
             f"vla-rl eval --policy {folder}/policy --eval.protocol {protocol.name}"
         )
-        for protocol in named
+        for protocol in arena.protocols.values()
         if not protocol.settings
     }

@@ -16,7 +16,7 @@ from vla_rl.stages import resuming
 from vla_rl.storage import checkpoint, hub
 from vla_rl.storage.files import free_space_check, replacing, write_json
 from vla_rl.storage.state import capture_rng, restore_rng
-from vla_rl.world import World, write_world
+from vla_rl.world import Arena, write_world
 
 SPACE_FOR_A_RUN = 200 * 2**20  # checkpoints, metrics, video; checked before any long work
 
@@ -54,7 +54,7 @@ def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> R
 
 
 def save_policy(
-    policy: PolicyBase, world: World, folder: Path, validation: dict[str, Any] | None = None
+    policy: PolicyBase, arena: Arena, folder: Path, validation: dict[str, Any] | None = None
 ) -> None:
     """Write a policy and where it acts, and by which evaluation it was chosen if it was.
 
@@ -62,7 +62,7 @@ def save_policy(
     """
     with replacing(folder) as fresh:
         policy.save_pretrained(fresh)
-        write_world(world, fresh)
+        write_world(arena, fresh)
         card = policy.generate_model_card(world=json.loads((fresh / "world.json").read_text()))
         card.save(fresh / hub.CARD)  # now that it is known where the policy acts
         if validation is not None:

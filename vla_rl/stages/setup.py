@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
@@ -21,8 +21,8 @@ from vla_rl.rollout.collector import Collector, RolloutConfig, episode_keys
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.rollout.worker_pool import cores
-from vla_rl.types import Spaces
-from vla_rl.world import World
+from vla_rl.types import Spaces, Task
+from vla_rl.world import Arena
 
 WARM_UP_EPISODES = 4
 """Episodes that a policy with fresh weights plays before training."""
@@ -41,16 +41,9 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def checked_spaces(world: World) -> Spaces:
-    """The world's spaces; errors in suite, tasks, horizon, cameras or sizes surface here."""
-    world.resolved()
-    spaces: Spaces = plugins.load("envs", world.suite).spaces(world.settings())
-    return spaces
-
-
-def curriculum_named(name: str, world: World, seed: int) -> Curriculum:
-    """A curriculum over the world's tasks."""
-    made: Curriculum = plugins.load("curricula", name).Curriculum(world.resolved(), seed)
+def curriculum_named(name: str, tasks: Sequence[Task], seed: int) -> Curriculum:
+    """A curriculum over some tasks."""
+    made: Curriculum = plugins.load("curricula", name).Curriculum(tasks, seed)
     return made
 
 
@@ -102,15 +95,14 @@ class Met(NamedTuple):
     env_steps: int
 
 
-def fit_state_statistics(collector: Collector, policy: PolicyBase, world: World, seed: int) -> Met:
+def fit_state_statistics(collector: Collector, policy: PolicyBase, arena: Arena, seed: int) -> Met:
     """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
 
     A policy that was cloned has this from its demonstrations.
     """
-    tasks = world.resolved()
-    policy.remember([task.instruction for task in tasks])
-    count = max(1, WARM_UP_EPISODES // len(tasks))
-    specs = world.specs("train", count)
+    policy.remember(arena.instructions)
+    count = max(1, WARM_UP_EPISODES // len(arena.tasks))
+    specs = arena.specs("train", count)
     keys = episode_keys(seed, "first states", count=len(specs))
     episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
     met = RunningMoments()
@@ -120,26 +112,14 @@ def fit_state_statistics(collector: Collector, policy: PolicyBase, world: World,
 
 
 def open_collector(
-    world: World, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
+    arena: Arena, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
 ) -> LocalCollector:
-    """Workers for a world; a suite that cannot render here says so before they start.
+    """Workers for an arena; a suite that cannot render here says so before they start.
 
     Ranks on one machine share its cores, unless the number of workers (of each) is given.
     """
-    renderer(world)
+    arena.renderer()
     if ranks.size_here > 1 and not config.workers:
         config = replace(config, workers=max(1, cores() // ranks.size_here))
     device = "cpu" if policy is None else policy.state_mean.device.type
-    return LocalCollector(world.suite, world.settings(), config, device)
-
-
-def renderer(world: World) -> str:
-    """What draws the world's images; makes it ready for this process and its children.
-
-    Raises:
-        RuntimeError: If nothing can, with what to install.
-    """
-    prepare: Callable[[Any], str] = vars(plugins.load("envs", world.suite)).get(
-        "prepare", lambda settings: "none"
-    )
-    return prepare(world.settings())
+    return LocalCollector(arena.world.suite, arena.settings, config, device)

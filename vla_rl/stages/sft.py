@@ -9,16 +9,16 @@ from vla_rl.sft import Cloning, SFTConfig
 from vla_rl.stages.interruption import Interruption
 from vla_rl.stages.progress import Progress
 from vla_rl.stages.run import RunFolder, restore_state, save_state
-from vla_rl.world import World
+from vla_rl.world import Arena
 
 
-def check_demos(demos: DemoSet, world: World, config: SFTConfig, seed: int) -> None:
-    """Require demonstrations of the world's tasks, enough to hold some out if that is wanted.
+def check_demos(demos: DemoSet, arena: Arena, config: SFTConfig, seed: int) -> None:
+    """Require demonstrations of the arena's tasks, enough to hold some out if that is wanted.
 
     Raises:
         ValueError: If there are none, or too few.
     """
-    wanted = {task.id for task in world.resolved()}
+    wanted = {task.id for task in arena.tasks}
     specs = [spec for spec in demos.specs() if spec.task.id in wanted]
     if not specs:
         there = sorted({spec.task.id for spec in demos.specs()})
@@ -33,13 +33,13 @@ def sft_stage(
     run: RunFolder,
     policy: PolicyBase,
     demos: DemoSet,
-    world: World,
+    arena: Arena,
     config: SFTConfig,
     seed: int,
     resume: bool,
 ) -> None:
-    """Clone the demonstrations of the world's tasks into a policy with fresh weights."""
-    recorded = demos.load([task.id for task in world.resolved()])
+    """Clone the demonstrations of the arena's tasks into a policy with fresh weights."""
+    recorded = demos.load([task.id for task in arena.tasks])
     data = split(recorded, policy.chunk, config.validation_share, seed)
     policy.fit_statistics(data.learned.obs.state)
     supervised_stage(run, policy, data, config, seed, resume, "clone")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 
-from vla_rl import plugins
 from vla_rl.algorithms import Algorithm
 from vla_rl.curricula import Curriculum
 from vla_rl.demos.chunks import ChunkDataset
@@ -29,16 +27,16 @@ from vla_rl.sft import AnchorConfig, DemoAnchor
 from vla_rl.stages.interruption import Interruption
 from vla_rl.stages.progress import Progress
 from vla_rl.stages.run import RunFolder, restore_state, save_policy, save_state
-from vla_rl.stages.setup import Met, renderer
+from vla_rl.stages.setup import Met
 from vla_rl.stages.validation import Validation
 from vla_rl.storage.state import capture_rng
 from vla_rl.train import Keeper, Loop, TrainConfig, check_groups, until_done
-from vla_rl.world import World
+from vla_rl.world import Arena
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that reinforcement learning needs besides a policy and a world."""
+    """Everything that reinforcement learning needs besides a policy and an arena."""
 
     algorithm: Algorithm
     anchor: AnchorConfig
@@ -49,32 +47,30 @@ class Recipe:
     seed: int
 
 
-def end_of_episodes(recipe: Recipe, world: World) -> EpisodeEnd:
+def end_of_episodes(recipe: Recipe, arena: Arena) -> EpisodeEnd:
     """How episodes end in a run.
 
     Raises:
         ValueError: If rewards, algorithm and time limit do not fit together.
     """
-    suite = plugins.load("envs", world.suite)
-    ends: Callable[[Any], bool] = vars(suite).get("success_ends", lambda settings: True)
     return end_of(
         {reward.pays for reward in recipe.rewards.values()},
-        success_ends=ends(world.settings()),
+        success_ends=arena.success_ends,
         uses_critic=recipe.algorithm.uses_critic,
         credits_decisions=recipe.algorithm.credits_decisions,
         gamma=recipe.algorithm.discount,
         time_limit=recipe.train.time_limit,
-        solved_step=getattr(world.settings(), "solved_step", None),
+        solved_step=getattr(arena.settings, "solved_step", None),
     )
 
 
-def check_recipe(recipe: Recipe, policy: PolicyBase, world: World) -> None:
+def check_recipe(recipe: Recipe, policy: PolicyBase, arena: Arena) -> None:
     """Refuse what cannot work together, before any long work.
 
     Raises:
         ValueError: With what does not fit and what to change.
     """
-    end_of_episodes(recipe, world)
+    end_of_episodes(recipe, arena)
     recipe.algorithm.density_for(policy)
     check_groups(recipe.algorithm, recipe.train)
     if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
@@ -105,7 +101,7 @@ def train_stage(
     run: RunFolder,
     collector: Collector,
     policy: PolicyBase,
-    world: World,
+    arena: Arena,
     recipe: Recipe,
     demos: DemoSet | None,
     resume: bool,
@@ -124,7 +120,7 @@ def train_stage(
     Raises:
         ValueError: If there is an anchor and nothing to hold on to.
     """
-    policy.remember([task.instruction for task in world.resolved()])
+    policy.remember(arena.instructions)
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
     trains = backbone.union(recipe.algorithm.trains)
     learner = Learner(policy, recipe.learner, trains, ranks=ranks)
@@ -140,15 +136,15 @@ def train_stage(
         recipe.algorithm,
         recipe.curriculum,
         recipe.rewards,
-        end_of_episodes(recipe, world),
-        world.resolved(),
+        end_of_episodes(recipe, arena),
+        arena.tasks,
         recipe.train,
         recipe.seed,
         met.states if met is not None and recipe.train.running_statistics else None,
         env_steps=0 if met is None else met.env_steps,
         keeper=keeper,
     )
-    validation = validation_of(collector, policy, world, recipe.train, ranks)
+    validation = validation_of(collector, policy, arena, recipe.train, ranks)
     if resume:
         load_checkpoint(run, loop, validation)
     saved, whole = loop.iteration, WholeIteration.of(loop, validation)
@@ -161,7 +157,7 @@ def train_stage(
 
     def keep_best() -> None:
         best = run.folder / BEST
-        ranks.on_main(lambda: save_policy(policy, world, best, validation.best))
+        ranks.on_main(lambda: save_policy(policy, arena, best, validation.best))
 
     if validation.best and validation.best["iteration"] == loop.iteration:
         keep_best()  # a kill may have come between the checkpoint and this
@@ -208,14 +204,14 @@ def frozen_copy(policy: PolicyBase) -> PolicyBase:
 
 
 def validation_of(
-    collector: Collector, policy: PolicyBase, world: World, config: TrainConfig, ranks: Ranks
+    collector: Collector, policy: PolicyBase, arena: Arena, config: TrainConfig, ranks: Ranks
 ) -> Validation:
     """What evaluates a policy during training; ranks share the starts, and all know the result."""
     starts = EvalConfig(episodes_per_task=config.eval_episodes, starts="validation")
-    drawn_by = renderer(world) if config.eval_every else ""
+    drawn_by = arena.renderer() if config.eval_every else ""
 
     def play() -> EvalResult:
-        return evaluate(collector, policy, world, starts, renderer=drawn_by, ranks=ranks)[0]
+        return evaluate(collector, policy, arena, starts, renderer=drawn_by, ranks=ranks)[0]
 
     return Validation(config, play)
 

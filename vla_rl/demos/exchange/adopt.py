@@ -8,21 +8,20 @@ whether it was solved. What cannot be known is asked for, not guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl import plugins
 from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.demos.exchange.assignment import assigned, starts, told_as_source
 from vla_rl.demos.exchange.source import Bounds, Played, Source, found_keys
 from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Floats, Observation, Spaces
-from vla_rl.world import World, write_world
+from vla_rl.world import Arena, write_world
 
 _BATCH_BYTES = 2**28  # what is held in memory before it is appended to the set
 _ROUNDING = 1e-5  # actions this far outside [-1, 1] are the bounds themselves
@@ -57,54 +56,49 @@ class Plan:
     """Everything that is settled before reading.
 
     Attributes:
-        world: The world of the set: suite, settings, and the tasks that have episodes.
-        spaces: Of the suite.
+        arena: Of the set: suite, settings, and the tasks that have episodes.
         views: V keys.
         state: Keys whose numbers are the state.
         specs: Start of each episode to read, by its index in the source.
         bounds: Which actions are -1 and 1.
     """
 
-    world: World
-    spaces: Spaces
+    arena: Arena
     views: tuple[str, ...]
     state: tuple[str, ...]
     specs: Mapping[int, EpisodeSpec]
     bounds: Bounds
 
 
-def plan(source: Source, world: World, reading: Reading) -> Plan:
-    """Settle how a source becomes demonstrations of a world.
+def plan(source: Source, arena: Arena, reading: Reading) -> Plan:
+    """Settle how a source becomes demonstrations of an arena.
 
     Raises:
-        ValueError: If the world is unknown, or the source does not fit it; says what to add.
+        ValueError: If the source does not fit; says what to add.
     """
     if not source.headers:
         raise ValueError(f"{source.name} has no episodes")
-    tasks = {task.id: task for task in world.resolved()}
-    spaces: Spaces = plugins.load("envs", world.suite).spaces(world.settings())
-    views = _views(source, world.suite, spaces, reading.views)
-    state = _state(source, world.suite, spaces, reading.state)
-    bounds = _bounds(source, world.suite, spaces, reading)
+    suite, spaces = arena.world.suite, arena.spaces
+    views = _views(source, suite, spaces, reading.views)
+    state = _state(source, suite, spaces, reading.state)
+    bounds = _bounds(source, suite, spaces, reading)
     if reading.success == "told" and not source.tells_success:
         raise ValueError(
             f"{source.name} does not tell which episodes were solved; add --success all (or none)"
         )
     if reading.keep_sentence:
-        world = told_as_source(source, world, reading.assign)
-        tasks = {task.id: task for task in world.resolved()}
-    specs = starts(source.headers, assigned(source, world, tasks, reading.assign))
+        arena = told_as_source(source, arena, reading.assign)
+    specs = starts(source.headers, assigned(source, arena, reading.assign))
     used = {spec.task.id: spec.task for spec in specs.values()}
-    own = {task.id: task.instruction for task in plugins.load("envs", world.suite).tasks()}
-    chosen = [used[name] for name in tasks if name in used]
+    own = {task.id: task.instruction for task in arena.suite.tasks()}
+    chosen = [used[task.id] for task in arena.tasks if task.id in used]
     retold = len(chosen) == 1 and chosen[0].instruction != own[chosen[0].id]
-    fitting = replace(
-        world,
+    fitting = arena.replaced(
         tasks=tuple(task.id for task in chosen),
         max_steps=tuple(task.max_steps for task in chosen),
         instruction=chosen[0].instruction if retold else None,
     )
-    return Plan(fitting, spaces, views, state, specs, bounds)
+    return Plan(fitting, views, state, specs, bounds)
 
 
 def adopt(
@@ -122,12 +116,13 @@ def adopt(
             are not finite. The folder is left as it was.
     """
     with appearing(out) as folder:
-        settings = to_json(plan.world.settings())
-        demos = DemoSet.create(folder, plan.world.suite, settings, plan.spaces)
-        write_world(plan.world, folder)
+        arena = plan.arena
+        settings = to_json(arena.settings)
+        demos = DemoSet.create(folder, arena.world.suite, settings, arena.spaces)
+        write_world(arena, folder)
         waiting: list[Demonstration] = []
         episodes = sorted(plan.specs)
-        played = source.read(episodes, plan.views, plan.state, plan.spaces.image_size)
+        played = source.read(episodes, plan.views, plan.state, arena.spaces.image_size)
         for index, episode in zip(episodes, played, strict=True):
             waiting.append(_demonstration(source, index, episode, plan, reading))
             if sum(d.obs.images.nbytes + d.obs.state.nbytes for d in waiting) > _BATCH_BYTES:

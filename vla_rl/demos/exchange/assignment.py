@@ -9,12 +9,10 @@ from dataclasses import replace
 from vla_rl import plugins
 from vla_rl.demos.exchange.source import Header, Source
 from vla_rl.types import EpisodeSpec, Task, seed_for
-from vla_rl.world import World
+from vla_rl.world import Arena, World
 
 
-def assigned(
-    source: Source, world: World, tasks: Mapping[str, Task], assign: Mapping[str, str]
-) -> dict[int, Task]:
+def assigned(source: Source, arena: Arena, assign: Mapping[str, str]) -> dict[int, Task]:
     """The task of each episode that is of one of them, by index.
 
     An episode that vla-rl recorded in this suite keeps its task; another is of the task that
@@ -25,6 +23,7 @@ def assigned(
         ValueError: If that leaves a sentence without a task, no episode is of any of the tasks, or
             one is longer than its task's horizon.
     """
+    world, tasks = arena.world, {task.id: task for task in arena.tasks}
     foreign = {
         index: header.sentence
         for index, header in enumerate(source.headers)
@@ -51,11 +50,11 @@ def assigned(
     return found
 
 
-def told_as_source(source: Source, world: World, assign: Mapping[str, str]) -> World:
-    """The world with its only task told in the source's words.
+def told_as_source(source: Source, arena: Arena, assign: Mapping[str, str]) -> Arena:
+    """The arena with its only task told in the source's words.
 
     Raises:
-        ValueError: If there is not one sentence and one task, or the world has an instruction.
+        ValueError: If there is not one sentence and one task, or an instruction was given.
     """
     sentences = {header.sentence for header in source.headers}
     said = sentences & set(assign) if assign else sentences
@@ -65,11 +64,11 @@ def told_as_source(source: Source, world: World, assign: Mapping[str, str]) -> W
             f"--keep-sentence: {source.name} has {len(said - {None})} sentences; one is needed, "
             "which --assign can choose"
         )
-    if world.instruction is not None:
+    if arena.world.instruction is not None:
         raise ValueError("give --instruction or --keep-sentence, not both")
-    if len(world.resolved()) > 1:
+    if len(arena.tasks) > 1:
         raise ValueError("--keep-sentence: choose one task with --tasks")
-    return replace(world, instruction=sentence)
+    return arena.replaced(instruction=sentence)
 
 
 def starts(headers: Sequence[Header], tasks: Mapping[int, Task]) -> dict[int, EpisodeSpec]:
