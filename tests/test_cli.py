@@ -368,6 +368,29 @@ def test_every_command_has_help(name, capsys):
     assert "usage: vla-rl" in capsys.readouterr().out
 
 
+def test_help_shows_few_options_names_the_others_and_explains_those_of_a_group(capsys):
+    def shown(*words):
+        with pytest.raises(SystemExit) as stopped:
+            vla_rl("train", *words)
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    short = shown("--algorithm", "ppo", "--help")
+    assert "--policy" in short
+    assert "--seed INT" in short
+    assert "--learner.lr FLOAT" not in short
+    assert "--learner.  lr, vlm-lr" in short
+    assert "gae-lambda" in short
+    group = shown("--algorithm", "ppo", "--help", "algo")
+    assert "--algo.gae-lambda FLOAT" in group
+    assert "--policy" not in group
+    everything = shown("--help-all")
+    assert "--policy" in everything
+    assert "--learner.lr FLOAT" in everything
+    assert vla_rl("train", "--help", "ancor") == 2
+    assert "did you mean 'anchor'" in capsys.readouterr().err
+
+
 def test_overview_lists_every_command(capsys):
     assert vla_rl("--help") == 0
     shown = capsys.readouterr().out

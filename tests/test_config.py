@@ -9,7 +9,8 @@ import pytest
 
 from vla_rl import plugins
 from vla_rl.algorithms import loop
-from vla_rl.commands._parsing import parse, specialise
+from vla_rl.commands._parsing import parse
+from vla_rl.commands._specialised import specialise
 from vla_rl.commands.eval import Command as Evaluate
 from vla_rl.commands.record import Command as Record
 from vla_rl.commands.sft import Command as Clone

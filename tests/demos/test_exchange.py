@@ -246,7 +246,7 @@ def test_an_environment_of_ours_collected_by_minari(tmp_path):
     dataset = foreign(seen, space, [[1, 0], [0, -1]])
     source = minari_format.MinariSource(dataset)
     reading = Reading(views=("images/1", "images/0"), success="none")
-    planned = adopt.plan(source, replace(WORLD, tasks=("push",)), reading)
+    planned = adopt.plan(source, replace(WORLD, tasks=("push",)).resolve(), reading)
     (found,) = adopt.adopt(source, planned, reading, tmp_path / "back").load()
     np.testing.assert_array_equal(found.obs.images, images[:2, ::-1])
     assert not found.success

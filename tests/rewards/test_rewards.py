@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import make_policy, play_groups
 from vla_rl import cli, plugins
-from vla_rl.commands._parsing import several
+from vla_rl.commands._parsing import naming_options
 from vla_rl.episode_end import EpisodeEnd
 from vla_rl.rewards import overlong, rewarded, sparse, speed, subgoals
 from vla_rl.stages.setup import rewards_named
@@ -233,4 +233,4 @@ def test_too_few_episodes_of_a_group_are_refused(episodes):
     ],
 )
 def test_the_rewards_are_read_off_the_command_line(words, found):
-    assert several(words, "rewards") == found
+    assert naming_options(words).rewards == found

@@ -213,7 +213,7 @@ def test_the_page_shows_both_side_by_side(tmp_path):
 
 def test_eval_writes_the_shorter_horizons_beside(tmp_path, capsys):
     policy = tmp_path / "policy"
-    run.save_policy(make_policy(), dataclasses.replace(WORLD, max_steps=(8,)), policy)
+    run.save_policy(make_policy(), dataclasses.replace(WORLD, max_steps=(8,)).resolve(), policy)
     words = ["eval", "--policy", str(policy), "--eval.episodes-per-task", "6"]
     generous = ["--eval.max-steps", "20", "--eval.also-within", "12"]
     assert cli.main([*words, *generous, "--rollout.workers", "1"]) == 0

@@ -7,17 +7,19 @@ settings are the fields of a dataclass of the plug-in, so the named plug-ins are
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, field, fields, replace
+from dataclasses import Field, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from vla_rl import plugins
+from vla_rl.commands._help import HELP_ALL, show_help
+from vla_rl.commands._specialised import default_of, specialise
 from vla_rl.config import from_json
 from vla_rl.rewards import settings_types
 from vla_rl.world import World, read_world
@@ -38,46 +40,66 @@ def parse(command: type[T], options: list[str], program: str) -> T:
     """An instance of the command's dataclass; exits with a message for ``--help`` or bad options.
 
     With ``--resume`` the settings of the interrupted run are the defaults. Where there is a world,
-    a first word that is no option names what is read, or else its suite.
+    a first word that is no option names what is read, or else its suite. ``--help`` shows a
+    command's own options and names the others, ``--help GROUP`` shows a group of those and
+    ``--help-all`` everything.
 
     Raises:
-        ValueError: For an unknown plug-in, or a run that cannot be resumed.
+        ValueError: For an unknown plug-in, a run that cannot be resumed, or help that there is not.
     """
     known = {field.name: field for field in fields(command)}  # type: ignore[arg-type]
     if "world" in known and options and not options[0].startswith("-"):
         # `vla-rl import FOLDER`, `vla-rl check gym:CartPole-v1`
         options = ["--source" if "source" in known else "--env", *options]
-    saved = _saved(known, options)
+    named = naming_options(options)
+    saved = _saved(known, named)
     changes: dict[str, tuple[Any, Any]] = {}
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
         if name in known:
-            chosen = given(options, option) or saved.get(option) or _default(known[option])
+            chosen = vars(named)[option] or saved.get(option) or default_of(known[option])
             settings = vars(plugins.load(kind, chosen))[attribute]
             # What a command changes is for fresh weights: a model that was trained knows better.
-            trained = given(options, f"{name}.model") is not None
+            trained = name == "net" and named.model is not None
             default = settings() if trained else _given_default(known[name], settings)
             changes[name] = (settings, default)
     if "reward" in known:
-        chosen = several(options, "rewards") or saved.get("rewards") or _default(known["rewards"])
+        chosen = named.rewards or saved.get("rewards") or default_of(known["rewards"])
         changes["reward"] = _reward_settings(chosen)
     if "world" in known:
-        suite = given(options, *SUITE) or saved.get("world", {}).get("suite")
-        world = _world(known, options, suite)
+        suite = named.suite or saved.get("world", {}).get("suite")
+        world = _world(known, named, suite)
         # The world's own fields stand at the top: `--tasks`, not `--world.tasks`.
         changes["world"] = (Annotated[type(world), tyro.conf.arg(name="")], world)
     made = specialise(command, **changes) if changes else command
+    if named.help is not None:
+        show_help(made, named.help, program)
     resumed = from_json(made, saved) if saved else None
+    options = ["--help" if word == HELP_ALL else word for word in options]
     parsed: T = tyro.cli(  # type: ignore[assignment]
         made, args=options, prog=program, description=command.__doc__, default=resumed
     )
     return parsed
 
 
-def _saved(known: dict[str, Field[Any]], options: list[str]) -> dict[str, Any]:
+def naming_options(options: list[str]) -> argparse.Namespace:
+    """The options that say which other options there are; the others are left for tyro."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(*(f"--{name}" for name in SUITE), dest="suite", nargs="?")
+    parser.add_argument("--net.model", dest="model", nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("-h", "--help", nargs="*")
+    for name in ("network", "algorithm", "policy", "demos", "source", "out"):
+        parser.add_argument(f"--{name}", nargs="?")
+    for name in ("tasks", "rewards"):
+        parser.add_argument(f"--{name}", nargs="*", default=[])
+    return parser.parse_known_args(options)[0]
+
+
+def _saved(known: dict[str, Field[Any]], named: argparse.Namespace) -> dict[str, Any]:
     """The configuration of the run to go on with; empty if none is."""
-    if "resume" not in known or "--resume" not in options:
+    if "resume" not in known or not named.resume:
         return {}
-    path = Path(given(options, "out") or _default(known["out"])) / "config.json"
+    path = Path(named.out or default_of(known["out"])) / "config.json"
     if not path.exists():
         raise ValueError(f"nothing to resume: {path} does not exist; start without --resume")
     try:
@@ -85,30 +107,6 @@ def _saved(known: dict[str, Field[Any]], options: list[str]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return {name: value for name, value in saved.items() if name in known}
-
-
-def given(options: list[str], *names: str) -> str | None:
-    """The value that was given for ``--name``, if any; several names are one option's."""
-    flags = [f"--{name.replace('_', '-')}" for name in names]
-    for index, word in enumerate(options):
-        if word in flags and index + 1 < len(options):
-            return options[index + 1]
-        flag, is_joined, value = word.partition("=")
-        if is_joined and flag in flags:
-            return value
-    return None
-
-
-def several(options: list[str], name: str) -> list[str]:
-    """The values that were given for ``--name``, which takes any number of them; the last count."""
-    found: list[str] = []
-    for index, word in enumerate(options):
-        flag, is_joined, value = word.partition("=")
-        if flag == f"--{name}":
-            following = options[index + 1 :]
-            values = itertools.takewhile(lambda word: not word.startswith("-"), following)
-            found = [value] if is_joined else list(values)
-    return found
 
 
 def _reward_settings(names: Sequence[str]) -> tuple[type, Any]:
@@ -120,10 +118,10 @@ def _reward_settings(names: Sequence[str]) -> tuple[type, Any]:
     return settings, settings()
 
 
-def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) -> Any:
+def _world(known: dict[str, Field[Any]], named: argparse.Namespace, suite: str | None) -> Any:
     """The world a command starts from: that of the policy or demonstrations it is given."""
-    world = _default(known["world"])
-    source = next((given(options, n) for n in ("policy", "demos", "source") if n in known), None)
+    world = default_of(known["world"])
+    source = next((vars(named)[n] for n in ("policy", "demos", "source") if n in known), None)
     if source is not None and "policy" in known and not Path(source).exists():
         from vla_rl.storage import hub  # imports torch, which most commands would not
 
@@ -140,15 +138,14 @@ def _world(known: dict[str, Field[Any]], options: list[str], suite: str | None) 
     return typed(
         suite=suite,
         tasks=world.tasks if same_suite else ("all",),
-        max_steps=_horizons(world, options) if same_suite else None,
+        max_steps=_horizons(world, named.tasks) if same_suite else None,
         env=env,
         instruction=world.instruction if same_suite else None,
     )
 
 
-def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
+def _horizons(world: World, named: Sequence[str]) -> tuple[int, ...] | None:
     """The world's horizons for the tasks that were named; the suite's own if it has not all."""
-    named = several(options, "tasks")
     if not named or world.max_steps is None or len(world.max_steps) == 1:
         return world.max_steps
     known = world.resolve().horizons
@@ -156,34 +153,12 @@ def _horizons(world: World, options: list[str]) -> tuple[int, ...] | None:
     return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None
 
 
-def _default(field: Field[Any]) -> Any:
-    if field.default is not MISSING:
-        return field.default
-    assert field.default_factory is not MISSING, f"{field.name} needs a default"
-    return field.default_factory()
-
-
 def _given_default(field: Field[Any], settings: type) -> Any:
     """Default settings of a plug-in, with what the command changes about them where it applies."""
-    default = _default(field)
+    default = default_of(field)
     if default is None:
         return settings()
     usual = vars(type(default)())
     known = {field.name for field in fields(settings)}
     changed = {name: value for name, value in vars(default).items() if value != usual[name]}
     return settings(**{name: value for name, value in changed.items() if name in known})
-
-
-def specialise(base: type[T], **changes: tuple[Any, Any]) -> type[T]:
-    """A dataclass like ``base`` in which the named fields have other types and defaults.
-
-    That is how ``--help`` shows the options of the algorithm, suite or policy that was named.
-    """
-    made = [(name, kind, field(default=value)) for name, (kind, value) in changes.items()]
-    return dataclasses.make_dataclass(
-        base.__name__,
-        made,
-        bases=(base,),
-        frozen=True,
-        namespace={"__doc__": base.__doc__, "__module__": base.__module__},
-    )

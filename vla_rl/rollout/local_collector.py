@@ -43,7 +43,8 @@ class LocalCollector:
             device: Where the policy lives (``"cpu"``, ``"cuda"``).
         """
         self.suite, self.settings = suite, settings
-        self._spaces = plugins.load("envs", suite).spaces(settings)
+        module = plugins.load("envs", suite)
+        self._spaces = module.spaces(settings)
         placement = config.placement
         if placement == "auto":
             placement = "workers" if device == "cpu" else "served"
@@ -55,11 +56,10 @@ class LocalCollector:
             if in_workers
             else SimulationWorkerFactory(suite, settings)
         )
-        suite_module = plugins.load("envs", suite).__name__
         kind = "policy_worker" if in_workers else "simulation_worker"
         worker_module = f"vla_rl.rollout.{kind}"
         self._pool = WorkerPool(
-            factory, config.workers or cores(), config.timeout, [worker_module, suite_module]
+            factory, config.workers or cores(), config.timeout, [worker_module, module.__name__]
         )
         self._weights: SharedWeights | None = None
         self._recipe: PolicyRecipe | None = None
