@@ -12,11 +12,24 @@ PolicyT = TypeVar("PolicyT", bound="PretrainedPolicy")
 
 
 class PretrainedPolicy(PolicyBase):
-    """A policy whose ``Config`` has a field ``pretrained``."""
+    """A policy whose settings, or those of its backbone, say whether it starts pretrained."""
 
     @classmethod
     def blank(cls: type[PolicyT], config: Any, spaces: Spaces) -> PolicyT:
         """Without fetching pretrained weights, as they will be replaced."""
-        policy = cls(replace(config, pretrained=False), spaces)
-        policy.config = replace(policy.config, pretrained=config.pretrained)
+        policy = cls(_fetching(config, False), spaces)
+        policy.config = _fetching(policy.config, _fetches(config))
         return policy
+
+
+def _fetches(config: Any) -> bool:
+    return bool(getattr(getattr(config, "backbone", config), "pretrained", False))
+
+
+def _fetching(config: Any, wanted: bool) -> Any:
+    """The settings with ``pretrained`` as wanted, where there is such a setting."""
+    part = getattr(config, "backbone", config)
+    if not hasattr(part, "pretrained"):
+        return config
+    changed = replace(part, pretrained=wanted)
+    return changed if part is config else replace(config, backbone=changed)

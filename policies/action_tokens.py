@@ -16,6 +16,7 @@ from vla_rl.policies._context import text_encoders
 from vla_rl.policies._context.critic import Critic
 from vla_rl.policies._heads.speaker import choose
 from vla_rl.policies._heads.token_config import Config
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -29,6 +30,11 @@ class Policy(PretrainedPolicy):
 
     config_class = Config
 
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier version in the parts of today."""
+        return regrouped(config, Config) if "vision" in config else config
+
     def __init__(self, config: Config, spaces: Spaces) -> None:
         """Make the network.
 
@@ -37,9 +43,9 @@ class Policy(PretrainedPolicy):
         """
         from vla_rl.policies._heads import tokens as _action_tokens
 
-        config = resolved(config, spaces)
+        config = replace(config, backbone=resolved(config.backbone, spaces))
         if not config.action_ids:
-            config = replace(config, action_ids=choose(config, config.bins))
+            config = replace(config, action_ids=choose(config.backbone, config.bins))
         super().__init__(config, spaces)
         self.head = _action_tokens.TokenHead(config, spaces)
         self.critic = Critic(

@@ -5,6 +5,7 @@ They need ``pip install 'vla-rl[lerobot]'``; LeRobot is imported when a policy i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from vla_rl.policies._context import text_encoders
 from vla_rl.policies._context.critic import Critic
-from vla_rl.policies._lerobot.config import Config, require_lerobot
+from vla_rl.policies._flat_settings import regrouped
+from vla_rl.policies._lerobot.config import HEADS, Config, require_lerobot
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
@@ -38,6 +40,16 @@ class Policy(PretrainedPolicy):
     """
 
     config_class = Config
+
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier version in the parts of today."""
+        if not isinstance(config.get("head"), str):
+            return config
+        kind = json.loads(config["architecture"])["policy"]["type"]
+        head = HEADS[kind][0]().name if config["head"] == "auto" else config["head"]
+        flat = {key: value for key, value in config.items() if value is not None}
+        return regrouped(flat | {"head": head}, Config)
     image_mean: Tensor  # [V, 3, 1, 1]
     image_std: Tensor
 

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import tyro
+from pydantic import Tag
 from torch import Tensor, nn
 
-from vla_rl.plugins import unknown
-from vla_rl.policies._backbones.config import PRECISIONS, VLM_PARTS
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.config import BY_NAME
+from vla_rl.policies._backbones.config import check_lora, check_precision, check_vlm
+from vla_rl.policies._heads.config import FlowNoiseConfig, FlowSDEConfig, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
-HEADS = ("flow_sde", "flow_noise")
+
+@dataclass(frozen=True)
+class ExpertSDEConfig(FlowSDEConfig):
+    """Noise of a given size in the denoising of the action expert.
+
+    pi0 was pretrained with independent noise, so chains from other noise are new to it.
+    """
+
+    rho: float = 0.0
+    episode_share: float = 0.0
+    noise_level: float = 0.5  # piRL's, which found 0.2 unstable for pi0
 
 
 @dataclass(frozen=True)
-class Config(HeadConfig):
+class ExpertNoiseConfig(FlowNoiseConfig):
+    """Noise of a learned size in the denoising of the action expert; see ExpertSDEConfig."""
+
+    rho: float = 0.0
+    episode_share: float = 0.0
+    noise_std: tuple[float, float] = (0.08, 0.16)  # piRL's
+
+
+ExpertHeadConfig = Annotated[
+    Annotated[ExpertSDEConfig, Tag("flow_sde")] | Annotated[ExpertNoiseConfig, Tag("flow_noise")],
+    BY_NAME,
+]
+
+
+@dataclass(frozen=True)
+class Config:
     """Settings of the policy pi0."""
 
-    flow_noise_level: float = 0.5
-    """Size a of the noise of "flow_sde", in (0, 1]; piRL's, which found 0.2 unstable for pi0."""
-    flow_noise_std: tuple[float, float] = (0.08, 0.16)
-    """Least and largest deviation that "flow_noise" may add in a denoising step; piRL's."""
-    head: str = "flow_sde"
-    """How the denoising of the action expert is random: "flow_sde" (noise of a given size) or
-    "flow_noise" (noise of a learned size)."""
-    rho: float = 0.0
-    """Correlation of the noise of neighbouring steps of a chunk, in [0, 1); pi0 was pretrained
-    without, so chains from other noise are new to it."""
-    episode_share: float = 0.0
-    """Part of the noise's variance that stays constant over an episode, in [0, 1); see rho."""
+    head: ExpertHeadConfig = field(default_factory=ExpertSDEConfig)
+    """How the denoising of the action expert is random: `flow_sde` (noise of a given size) or
+    `flow_noise` (noise of a learned size)."""
+    chunk: int = 10
+    """Low-level actions per decision, H."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the critic and of the network of "flow_noise"."""
     model: str = "lerobot/pi0_base"
@@ -67,25 +87,10 @@ class Config(HeadConfig):
     """Filled in: what the model is, so that a saved policy needs no hub."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.head not in HEADS:
-            raise ValueError(unknown("head of pi0", self.head, HEADS))
-        if self.precision not in PRECISIONS:
-            raise ValueError(unknown("precision", self.precision, PRECISIONS))
-        if self.vlm_words < 1:
-            raise ValueError(f"vlm_words {self.vlm_words} is outside the allowed range 1, 2, ...")
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank {self.lora_rank} is outside the allowed range 0, 1, ...")
-        if self.lora_targets and not self.lora_rank:
-            raise ValueError(f"lora_targets {self.lora_targets} need a lora_rank above 0")
-        for part in self.vlm_trains:
-            if part not in VLM_PARTS:
-                raise ValueError(unknown("part of a vision-language model", part, VLM_PARTS))
-        if not self.vlm_trains:
-            raise ValueError(
-                "vlm_trains is empty; to train no part of the vision-language model, freeze it in "
-                "training (--learner.train-vlm False)"
-            )
+        check_network(self.chunk, self.hidden)
+        check_precision(self.precision)
+        check_vlm(self.vlm_words, self.vlm_trains)
+        check_lora(self.lora_rank, self.lora_targets)
 
 
 class Policy(PretrainedPolicy):
@@ -107,6 +112,11 @@ class Policy(PretrainedPolicy):
 
     config_class = Config
 
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier version in the parts of today."""
+        return regrouped(config, Config) if isinstance(config.get("head"), str) else config
+
     def __init__(self, config: Config, spaces: Spaces) -> None:
         """Make the network.
 
@@ -125,7 +135,10 @@ class Policy(PretrainedPolicy):
         source = config.model if config.pretrained else None
         vlm, rest = network.make(source, about, config.vlm_trains, adapters, config.precision)
         self.prefix = prefix.Prefix(vlm, about, reading, config.vlm_trains, config.precision)
-        self.head = expert.ExpertHead(config, expert.Expert(rest, self.prefix.layout), spaces)
+        made = expert.Expert(rest, self.prefix.layout)
+        self.head = expert.ExpertHead(
+            config.head, made, Size(config.chunk, spaces.action_dim, made.width, 0, config.hidden)
+        )
         inputs = self.prefix.layout.summary + spaces.state_dim
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)

@@ -6,7 +6,8 @@ It shows what a policy must define, and learns small tasks in seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from vla_rl.policies import _heads
 from vla_rl.policies._context import text_encoders
+from vla_rl.policies._heads.config import GaussianConfig, Head, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 
@@ -23,19 +26,31 @@ _TEXT = "hash"
 
 
 @dataclass(frozen=True)
-class Config(_heads.HeadConfig):
+class Config:
     """Settings of the tiny policy."""
 
+    head: Head = field(default_factory=GaussianConfig)
+    """What turns the context into a chunk of actions."""
+    chunk: int = 10
+    """Low-level actions per decision, H."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the actor and of the critic."""
     features: int = 64
     """Width of the image features, F."""
+
+    def __post_init__(self) -> None:
+        check_network(self.chunk, self.hidden)
 
 
 class Policy(PolicyBase):
     """Averaged pixels -> one layer (the "vlm") -> action head and critic."""
 
     config_class = Config
+
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier version in the parts of today."""
+        return regrouped(config, Config) if isinstance(config.get("head"), str) else config
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
         super().__init__(config, spaces)
@@ -46,7 +61,8 @@ class Policy(PolicyBase):
         pixels = len(spaces.views) * side * side * 3
         self.vision = nn.Linear(pixels, width) if spaces.views else nn.Identity()
         inputs = width + text_dim + spaces.state_dim
-        self.head = _heads.make(config, inputs, text_dim, spaces.action_dim)
+        size = Size(config.chunk, spaces.action_dim, inputs, text_dim, config.hidden)
+        self.head = _heads.make(config.head, size)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
 
     def encode_images(self, images: Tensor, text: Tensor) -> Tensor:

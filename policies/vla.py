@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,27 @@ from vla_rl.plugins import unknown
 from vla_rl.policies import _heads
 from vla_rl.policies._backbones import backbone
 from vla_rl.policies._backbones.by_name import make, resolved
-from vla_rl.policies._backbones.config import BackboneConfig
+from vla_rl.policies._backbones.config import AnyBackbone, ConvConfig
 from vla_rl.policies._context import text_encoders, token_learners
-from vla_rl.policies._heads import HeadConfig
+from vla_rl.policies._heads.config import GaussianConfig, Head, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 
 
 @dataclass(frozen=True)
-class Config(HeadConfig, BackboneConfig):
+class Config:
     """Settings of the vision-language-action policy."""
 
+    backbone: AnyBackbone = field(default_factory=ConvConfig)
+    """What looks at the images."""
+    head: Head = field(default_factory=GaussianConfig)
+    """What turns the context into a chunk of actions."""
+    chunk: int = 10
+    """Low-level actions per decision, H."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of the actor and of the critic."""
     text: str = "minilm"
     """Frozen text encoder for the token learner: "minilm" or "hash" (hashed words, no weights)."""
     text_width: int = 32
@@ -39,18 +49,12 @@ class Config(HeadConfig, BackboneConfig):
     """Width of a token."""
 
     def __post_init__(self) -> None:
-        HeadConfig.__post_init__(self)
-        BackboneConfig.__post_init__(self)
+        check_network(self.chunk, self.hidden)
         token_learners.check(self.token_learner, self.tokens, self.width)
         if self.text not in text_encoders.ENCODERS:
             raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
-
-    def check_use(self) -> None:
-        """Refuse changed settings of other heads and backbones than the chosen ones."""
-        HeadConfig.check_use(self)
-        BackboneConfig.check_use(self)
 
 
 class Reader(nn.Module):
@@ -77,13 +81,19 @@ class Policy(PretrainedPolicy):
 
     config_class = Config
 
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an earlier version in the parts of today."""
+        return regrouped(config, Config) if "vision" in config else config
+
     def __init__(self, config: Config, spaces: Spaces) -> None:
-        config = resolved(config, spaces)
+        config = replace(config, backbone=resolved(config.backbone, spaces))
         super().__init__(config, spaces)
-        self.vision = make(config, spaces)
+        self.vision = make(config.backbone, spaces)
         self.reader = Reader(config, self.vision.grid, spaces.state_dim)
         inputs = self.reader.outputs
-        self.head = _heads.make(config, inputs, config.text_width, spaces.action_dim)
+        size = Size(config.chunk, spaces.action_dim, inputs, config.text_width, config.hidden)
+        self.head = _heads.make(config.head, size)
         self.critic_reader = Reader(config, self.vision.grid, spaces.state_dim)
         self.critic = mlp(inputs, config.hidden, 1, gain=0.0)
         self.train(False)

@@ -88,7 +88,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`vla-rl COMMAND --help` shows the options of a command, and how to see the rarer ones.",
+            "`vla-rl COMMAND --help` shows the options of a command, and how to see all of them.",
         ]
     )
 

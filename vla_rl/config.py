@@ -5,12 +5,36 @@ Here is only how they are written as JSON and read again.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
 T = TypeVar("T")
+
+
+def kind_of(value: Any) -> str | None:
+    """What stands before the colon in the ``name`` of settings, as JSON-able data or not."""
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return name.partition(":")[0] if isinstance(name, str) else None
+
+
+BY_NAME = pydantic.Discriminator(kind_of)
+"""For a field that holds one of several dataclasses, each with its ``pydantic.Tag``: which one, is
+told by the field ``name`` that they all have, up to a colon."""
+
+
+def kinds(hint: Any) -> dict[str, type[Any]]:
+    """The dataclasses with a ``name`` that a field of this type may hold, by :func:`kind_of`."""
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        members = get_args(hint) if get_origin(hint) is not Annotated else get_args(hint)[:1]
+        return {name: kind for member in members for name, kind in kinds(member).items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        default = {field.name: field.default for field in dataclasses.fields(hint)}.get("name")
+        return {default.partition(":")[0]: hint} if isinstance(default, str) else {}
+    return {}
 
 
 def to_json(value: Any) -> Any:

@@ -222,19 +222,6 @@ class PolicyBase(SavedPolicy):
         """From cached features to what :meth:`encode_images` returns, with gradient."""
         return kept
 
-    def check_use(self) -> None:
-        """Refuse settings that do nothing here.
-
-        Asked where a user chose them, and never where a saved policy is read: the defaults of
-        settings that it did not use may have changed since.
-
-        Raises:
-            ValueError: With the setting.
-        """
-        check = getattr(self.config, "check_use", None)
-        if check is not None:
-            check()
-
     # ------------------------------------------------------------------------------- the contract
 
     @property

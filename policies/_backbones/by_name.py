@@ -6,7 +6,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from vla_rl.policies._backbones.backbone import Backbone
-from vla_rl.policies._backbones.config import TIMM, VLM, BackboneConfig
+from vla_rl.policies._backbones.config import (
+    BackboneConfig,
+    TimmConfig,
+    VisionLanguageConfig,
+    VLMConfig,
+)
 from vla_rl.policies._backbones.conv import ConvBackbone
 from vla_rl.types import Spaces
 
@@ -19,10 +24,10 @@ def resolved(config: ConfigT, spaces: Spaces) -> ConfigT:
     Raises:
         ValueError: If there is no such model.
     """
-    if config.architecture or not config.vision.startswith(VLM):
+    if not isinstance(config, VisionLanguageConfig) or config.architecture:
         return config
     if not spaces.views:
-        raise ValueError(f"{config.vision!r} needs images, but this suite has no cameras")
+        raise ValueError(f"{config.name!r} needs images, but this suite has no cameras")
     from vla_rl.policies._vlm import backbone
 
     return replace(config, architecture=backbone.describe(config, spaces))
@@ -35,12 +40,12 @@ def make(config: BackboneConfig, spaces: Spaces) -> Backbone:
         ValueError: If its weights or its processor cannot be had.
     """
     views = len(spaces.views)
-    if config.vision == "conv" or not views:
-        return ConvBackbone(views, spaces.image_size, config.precision)
-    if config.vision.startswith(TIMM):
+    if isinstance(config, TimmConfig) and views:
         from vla_rl.policies._backbones.timm_model import TimmBackbone
 
         return TimmBackbone(config, views)
-    from vla_rl.policies._vlm import backbone
+    if isinstance(config, VLMConfig):
+        from vla_rl.policies._vlm import backbone
 
-    return backbone.VLMBackbone(config, spaces)
+        return backbone.VLMBackbone(config, spaces)
+    return ConvBackbone(views, spaces.image_size, config.precision)

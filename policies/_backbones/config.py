@@ -1,141 +1,177 @@
-"""Settings of backbones."""
+"""Settings of backbones: what each kind has."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 import tyro
+from pydantic import Tag
 
+from vla_rl.config import BY_NAME
 from vla_rl.plugins import unknown
 
-TIMM, VLM = "timm:", "vlm:"
 VLM_TOKENS = ("image", "last", "all")
 VLM_PARTS = ("language", "connector", "vision")
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
-_VLM_ONLY = ("lora_targets", "attention", "gradient_checkpointing")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Settings of the backbone; a base class of a policy's ``Config``."""
+    """Settings that every backbone has."""
 
-    vision: str = "conv"
-    """Backbone: "conv" (small, from scratch), "timm:MODEL" (for instance
-    "timm:vit_small_patch14_dinov2"), or "vlm:MODEL", a vision-language model of transformers by hub
-    name or folder (for instance "vlm:HuggingFaceTB/SmolVLM-256M-Instruct")."""
-    pretrained: bool = True
-    """Start a timm or vision-language backbone from pretrained weights."""
-    vision_size: int | None = None
-    """Side in pixels to which images are resized; none: 112 for timm, a vision-language model's
-    own."""
-    vision_layer: int | None = None
-    """Which feature map of a timm model (none: the last one of a transformer, the tenth block of
-    DINOv2-small, stride 16 of a convolutional network); how many layers of a vision-language
-    model's language model are kept, from below (none: all)."""
-    lora_rank: int = 0
-    """Train a pretrained backbone through low-rank adapters of this rank only; 0: train its
-    weights."""
-    lora_targets: tuple[str, ...] = ()
-    """Names of the linear layers that get adapters, for instance q_proj v_proj; none: all of the
-    parts that are trained. Vision-language models only."""
+    name: str = ""
+    """Backbone: `conv` (small, from scratch), `timm:MODEL` (for instance
+    `timm:vit_small_patch14_dinov2`), or `vlm:MODEL`, a vision-language model of transformers by hub
+    name or folder (for instance `vlm:HuggingFaceTB/SmolVLM-256M-Instruct`)."""
     precision: str = "auto"
-    """Arithmetic of the backbone: "float32", "bfloat16", or "auto" (bfloat16 where the processor
+    """Arithmetic of the backbone: `float32`, `bfloat16`, or `auto` (bfloat16 where the processor
     has it). The heads are always float32."""
-    vlm_prompt: str = "{images}What should the robot do to {instruction}?"
-    """What a vision-language model reads; the instruction before the images lets the image tokens
-    of a causal model depend on it."""
-    vlm_words: int = 32
-    """Tokens that an instruction may have in a vision-language model."""
-    vlm_tokens: str = "image"
-    """Whose hidden states go on to the token learner: "image" (every image token), "last" (the last
-    token of the prompt, which has seen everything) or "all" (both)."""
-    vlm_trains: tuple[str, ...] = ("language",)
-    """Which parts of a vision-language model are trained where the backbone is: "language",
-    "connector" (without adapters), "vision". What a frozen vision tower and connector make of an
-    image is computed once."""
-    attention: str = "auto"
-    """Attention of a vision-language model: "auto", "sdpa", "eager", "flash_attention_2"."""
-    gradient_checkpointing: bool = False
-    """Compute the activations of a vision-language model again in the backward pass, which saves
-    memory and costs about a third of the time."""
-    architecture: Annotated[str, tyro.conf.Suppress] = ""
-    """Filled in: what the vision-language model is, so that a saved policy needs no hub."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_precision(self.precision)
 
-    def check_use(self) -> None:
-        """Refuse changed settings of a vision-language model if the backbone is none.
-
-        Raises:
-            ValueError: With the setting.
-        """
-        if self.vision.startswith(VLM):
-            return
-        for field in fields(BackboneConfig):
-            about_vlm = field.name.startswith("vlm_") or field.name in _VLM_ONLY
-            if about_vlm and vars(self)[field.name] != field.default:
-                raise ValueError(
-                    f"{field.name} {vars(self)[field.name]!r} is a setting of a vision-language "
-                    f'model, but the backbone is {self.vision!r}; choose "vlm:MODEL" or leave it '
-                    "out"
-                )
+    @property
+    def model(self) -> str:
+        """What stands after the colon of the name."""
+        return self.name.partition(":")[2]
 
 
-def check(config: BackboneConfig) -> None:
-    """Refuse settings of which no backbone can be made.
+@dataclass(frozen=True)
+class ConvConfig(BackboneConfig):
+    """A small convolutional network, trained from scratch."""
 
-    Raises:
-        ValueError: If there is no such backbone, or settings do not go together.
-    """
-    vision = config.vision
-    if config.precision not in PRECISIONS:
-        raise ValueError(unknown("precision", config.precision, PRECISIONS))
-    if config.lora_rank < 0:
-        raise ValueError(f"lora_rank {config.lora_rank} is outside the allowed range 0, 1, ...")
-    if config.vision_size is not None and config.vision_size < 1:
-        raise ValueError(f"vision_size {config.vision_size} is outside the allowed range 1, 2, ...")
-    if vision.startswith(TIMM):
+    name: str = "conv"
+
+
+@dataclass(frozen=True)
+class TimmConfig(BackboneConfig):
+    """An image model of timm."""
+
+    name: str = "timm:vit_small_patch14_dinov2"
+    pretrained: bool = True
+    """Start from pretrained weights."""
+    size: int | None = None
+    """Side in pixels to which images are resized; none: 112."""
+    layer: int | None = None
+    """Which feature map is used; none: the last one of a transformer, the tenth block of
+    DINOv2-small, stride 16 of a convolutional network."""
+    lora_rank: int = 0
+    """Train the backbone through low-rank adapters of this rank only; 0: train its weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.size)
+        check_lora(self.lora_rank)
         import timm  # seconds, for those who use it
 
-        name = vision.removeprefix(TIMM)
-        if not timm.is_model(name):  # a suffix after a dot, naming weights, is not checked
-            raise ValueError(unknown("timm model", name, timm.list_models()))
-    elif vision.startswith(VLM):
-        _check_vlm(config)
-    elif vision != "conv":
-        raise ValueError(unknown("vision backbone", vision, ("conv", "timm:MODEL", "vlm:MODEL")))
-    elif config.lora_rank:
-        raise ValueError(
-            f'lora_rank {config.lora_rank} needs a pretrained backbone such as "timm:...", '
-            'not "conv"'
-        )
+        if not timm.is_model(self.model):  # a suffix after a dot, naming weights, is not checked
+            raise ValueError(unknown("timm model", self.model, timm.list_models()))
 
 
-def _check_vlm(config: BackboneConfig) -> None:
-    for name, known in (("vlm_tokens", VLM_TOKENS), ("attention", ATTENTION)):
-        if vars(config)[name] not in known:
-            raise ValueError(unknown(name, vars(config)[name], known))
-    for part in config.vlm_trains:
+@dataclass(frozen=True)
+class VisionLanguageConfig(BackboneConfig):
+    """A vision-language model of transformers."""
+
+    name: str = "vlm:embedded"
+    pretrained: bool = True
+    """Start from pretrained weights."""
+    size: int | None = None
+    """Side in pixels to which images are resized; none: the model's own."""
+    layers: int | None = None
+    """How many layers of the language model are kept, from below; none: all."""
+    lora_rank: int = 0
+    """Train the backbone through low-rank adapters of this rank only; 0: train its weights."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, for instance q_proj v_proj; none: all of the
+    parts that are trained."""
+    prompt: str = "{images}What should the robot do to {instruction}?"
+    """What the model reads; the instruction before the images lets the image tokens of a causal
+    model depend on it."""
+    words: int = 32
+    """Tokens that an instruction may have."""
+    trains: tuple[str, ...] = ("language",)
+    """Which parts are trained where the backbone is: `language`, `connector` (without adapters),
+    `vision`. What a frozen vision tower and connector make of an image is computed once."""
+    attention: str = "auto"
+    """Implementation of attention: `auto`, `sdpa`, `eager` or `flash_attention_2`."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, which saves memory and costs about a third of
+    the time."""
+    architecture: Annotated[str, tyro.conf.Suppress] = ""
+    """Filled in: what the model is, so that a saved policy needs no hub."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.size)
+        check_lora(self.lora_rank, self.lora_targets)
+        if self.attention not in ATTENTION:
+            raise ValueError(unknown("attention", self.attention, ATTENTION))
+        check_vlm(self.words, self.trains)
+        if "{instruction}" not in self.prompt or self.prompt.count("{images}") > 1:
+            raise ValueError(
+                f"backbone.prompt {self.prompt!r} must hold {{instruction}}, and "
+                "{images} at most once"
+            )
+
+
+@dataclass(frozen=True)
+class VLMConfig(VisionLanguageConfig):
+    """A vision-language model of transformers whose hidden states are used."""
+
+    tokens: str = "image"
+    """Whose hidden states go on to the token learner: `image` (every image token), `last` (the last
+    token of the prompt, which has seen everything) or `all` (both)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens not in VLM_TOKENS:
+            raise ValueError(unknown("backbone.tokens", self.tokens, VLM_TOKENS))
+
+
+AnyBackbone = Annotated[
+    Annotated[ConvConfig, Tag("conv")]
+    | Annotated[TimmConfig, Tag("timm")]
+    | Annotated[VLMConfig, Tag("vlm")],
+    BY_NAME,
+]
+"""Settings of any backbone."""
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(unknown("precision", precision, PRECISIONS))
+
+
+def check_size(size: int | None) -> None:
+    """Refuse a side of images below one pixel."""
+    if size is not None and size < 1:
+        raise ValueError(f"backbone.size {size} is outside the allowed range 1, 2, ...")
+
+
+def check_lora(rank: int, targets: tuple[str, ...] = ()) -> None:
+    """Refuse adapters that cannot be made."""
+    if rank < 0:
+        raise ValueError(f"lora_rank {rank} is outside the allowed range 0, 1, ...")
+    if targets and not rank:
+        raise ValueError(f"lora_targets {targets} need a lora_rank above 0")
+
+
+def check_vlm(words: int, trains: tuple[str, ...]) -> None:
+    """Refuse a length of instructions, or parts to train, that a vision-language model has not."""
+    if words < 1:
+        raise ValueError(f"words {words} is outside the allowed range 1, 2, ...")
+    for part in trains:
         if part not in VLM_PARTS:
             raise ValueError(unknown("part of a vision-language model", part, VLM_PARTS))
-    if not config.vlm_trains:
+    if not trains:
         raise ValueError(
-            "vlm_trains is empty; to train no part of the backbone, freeze it in training "
+            "trains is empty; to train no part of the vision-language model, freeze it in training "
             "(--learner.train-vlm False)"
         )
-    if config.vlm_words < 1:
-        raise ValueError(f"vlm_words {config.vlm_words} is outside the allowed range 1, 2, ...")
-    if "{instruction}" not in config.vlm_prompt or config.vlm_prompt.count("{images}") > 1:
-        raise ValueError(
-            f"vlm_prompt {config.vlm_prompt!r} must hold {{instruction}}, and "
-            "{images} at most once"
-        )
-    if config.lora_targets and not config.lora_rank:
-        raise ValueError(f"lora_targets {config.lora_targets} need a lora_rank above 0")
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:

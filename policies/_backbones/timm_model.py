@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vla_rl.policies._backbones import packaged_weights
 from vla_rl.policies._backbones.backbone import Backbone, Grid
-from vla_rl.policies._backbones.config import TIMM, BackboneConfig
+from vla_rl.policies._backbones.config import TimmConfig
 
 _SIZE = 112
 
@@ -19,13 +19,12 @@ class TimmBackbone(Backbone):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: BackboneConfig, views: int) -> None:
+    def __init__(self, config: TimmConfig, views: int) -> None:
         super().__init__(config.precision)
-        self.size = size = config.vision_size or _SIZE
+        self.size = size = config.size or _SIZE
         self.lora_rank = config.lora_rank
-        name = config.vision.removeprefix(TIMM)
         self.net = packaged_weights.feature_network(
-            name, size, config.vision_layer, config.pretrained
+            config.model, size, config.layer, config.pretrained
         )
         settings = self.net.pretrained_cfg
         for key in ("mean", "std"):

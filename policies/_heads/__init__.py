@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from torch import nn
 
-from vla_rl.policies._heads.config import NAMES, HeadConfig
+from vla_rl.policies._heads.config import (
+    FlowNoiseConfig,
+    FlowSDEConfig,
+    GaussianConfig,
+    HeadConfig,
+    LaplaceConfig,
+    Size,
+)
 from vla_rl.policies._heads.flow import FlowNoise, FlowSDE, OneStepFlowSDE
 from vla_rl.policies._heads.gaussian import GaussianHead
 from vla_rl.policies._heads.laplace import LaplaceHead
 
-__all__ = ["NAMES", "HeadConfig", "make"]
 
-
-def make(config: HeadConfig, context_dim: int, text_dim: int, action_dim: int) -> nn.Module:
-    """The head that ``config.head`` names, a :class:`vla_rl.policy.ActionHead`.
-
-    Args:
-        config: Its settings.
-        context_dim: D, width of the context.
-        text_dim: E, width of the instruction's embedding.
-        action_dim: A.
-    """
-    if config.head == "gaussian":
-        return GaussianHead(config, context_dim, text_dim, action_dim)
-    if config.head == "laplace":
-        return LaplaceHead(config, context_dim, action_dim)
-    if config.head == "flow_noise":
-        return FlowNoise(config, context_dim, action_dim)
-    if config.flow_stochastic == "one":
-        return OneStepFlowSDE(config, context_dim, action_dim)
-    return FlowSDE(config, context_dim, action_dim)
+def make(config: HeadConfig, size: Size) -> nn.Module:
+    """The head of these settings, a :class:`vla_rl.policy.ActionHead`."""
+    match config:
+        case GaussianConfig():
+            return GaussianHead(config, size)
+        case LaplaceConfig():
+            return LaplaceHead(config, size)
+        case FlowNoiseConfig():
+            return FlowNoise(config, size)
+        case FlowSDEConfig(stochastic="one"):
+            return OneStepFlowSDE(config, size)
+        case FlowSDEConfig():
+            return FlowSDE(config, size)
+    raise TypeError(f"{type(config).__name__} is no settings of a head that can be made here")

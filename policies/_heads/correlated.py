@@ -31,18 +31,19 @@ class CorrelatedHead(HeadBase, ABC):
     where the density is ``"episode"`` and there is one.
     """
 
+    config: HeadConfig
     whitenings: Tensor  # [3, H, H] for each of DENSITIES
 
-    def __init__(self, config: HeadConfig, action_dim: int) -> None:
+    def __init__(self, config: HeadConfig, horizon: int, action_dim: int) -> None:
         super().__init__()
         self.config = config
-        self.horizon, self.action_dim = config.chunk, action_dim
-        self.units = config.chunk * action_dim
+        self.horizon, self.action_dim = horizon, action_dim
+        self.units = horizon * action_dim
         if config.density != AUTO:
             self.density = config.density
-        joint = exploration_noise.covariance(config.chunk, config.rho, config.episode_share)
-        anew = exploration_noise.covariance(config.chunk, config.rho, 0.0)
-        laws = (np.eye(config.chunk), joint, anew, joint - config.episode_share)
+        joint = exploration_noise.covariance(horizon, config.rho, config.episode_share)
+        anew = exploration_noise.covariance(horizon, config.rho, 0.0)
+        laws = (np.eye(horizon), joint, anew, joint - config.episode_share)
         inverses = np.stack([np.linalg.inv(np.linalg.cholesky(law)) for law in laws])
         whitenings = torch.from_numpy(np.tril(inverses).astype(np.float32))
         self.register_buffer("whitenings", whitenings, persistent=False)

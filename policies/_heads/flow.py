@@ -16,7 +16,7 @@ from vla_rl.action_head import Sample
 from vla_rl.functional import flow
 from vla_rl.functional.density import normal_entropy, normal_logprob
 from vla_rl.policies._heads import exploration_noise
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import FlowConfig, FlowNoiseConfig, FlowSDEConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.mlp import mlp
 
@@ -75,12 +75,12 @@ class FlowHead(CorrelatedHead):
 
     factors: Tensor  # [2, H, H] what makes independent noise that of a chunk; without what lasts
 
-    def __init__(self, config: HeadConfig, context_dim: int, action_dim: int) -> None:
-        super().__init__(config, action_dim)
+    def __init__(self, config: FlowConfig, size: Size) -> None:
+        super().__init__(config, size.horizon, size.action_dim)
         self.steps = config.denoising_steps
-        self.build(context_dim)
+        self.build(size)
         shares = (config.episode_share, 0.0)
-        laws = [exploration_noise.covariance(config.chunk, config.rho, share) for share in shares]
+        laws = [exploration_noise.covariance(size.horizon, config.rho, share) for share in shares]
         factors = torch.from_numpy(np.linalg.cholesky(np.stack(laws)).astype(np.float32))
         self.register_buffer("factors", factors, persistent=False)
 
@@ -89,10 +89,10 @@ class FlowHead(CorrelatedHead):
         """``[H, H]`` what makes independent noise that of a chunk under the present density."""
         return self.factors[int(self.density == "decision")]
 
-    def build(self, context_dim: int) -> None:
+    def build(self, size: Size) -> None:
         """Make the network, and say how wide its inputs are and in how many parts."""
-        self.inputs, self.parts = context_dim + self.units + 2 * PERIODS, 1
-        self.denoiser = mlp(self.inputs, self.config.hidden, self.units, gain=0.01)
+        self.inputs, self.parts = size.context_dim + self.units + 2 * PERIODS, 1
+        self.denoiser = mlp(self.inputs, size.hidden, self.units, gain=0.01)
 
     def predict(self, context: Tensor, samples: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """The velocity ``[B, S, K]`` at ``samples`` ``[B, S, K]``, and what it was made of.
@@ -205,14 +205,16 @@ class FlowHead(CorrelatedHead):
 class FlowSDE(FlowHead):
     """Flow-SDE: a stochastic differential equation with the marginals of the ODE.
 
-    Its noise has a given size, ``flow_noise_level`` (see :func:`vla_rl.functional.flow.sigma`), so
+    Its noise has a given size, ``noise_level`` (see :func:`vla_rl.functional.flow.sigma`), so
     its entropy is a constant. Flow-GRPO (Liu et al., 2025, arXiv 2505.05470), piRL (2025, arXiv
     2510.25889).
     """
 
+    config: FlowSDEConfig
+
     def law(self, inputs: Tensor, samples: Tensor, velocity: Tensor, tau: Tensor) -> Law:
         """An Euler-Maruyama step."""
-        diffusion = flow.sigma(tau, self.config.flow_noise_level, self.steps)
+        diffusion = flow.sigma(tau, self.config.noise_level, self.steps)
         mean, std = flow.sde_step(samples, velocity, tau, diffusion, self.steps)
         return Law(mean, std.log())
 
@@ -253,19 +255,21 @@ class FlowNoise(FlowHead):
     """Flow-Noise: every step adds noise of a learned size to the ODE's.
 
     A second network of the same shape reads what the first one reads (detached: exploring must not
-    shape what the policy sees) and says the deviation of every unit, within ``flow_noise_std`` and
+    shape what the policy sees) and says the deviation of every unit, within ``noise_std`` and
     at first in the middle of that range, on a log scale. Only the likelihood and the entropy bonus
     train it; greedy acting drops it (piRL, 2025, arXiv 2510.25889).
     """
 
-    def build(self, context_dim: int) -> None:
+    config: FlowNoiseConfig
+
+    def build(self, size: Size) -> None:
         """Also the network of the deviations, for each part of the inputs."""
-        super().build(context_dim)
-        self.spread = mlp(self.inputs, self.config.hidden, self.units // self.parts, gain=0.01)
+        super().build(size)
+        self.spread = mlp(self.inputs, size.hidden, self.units // self.parts, gain=0.01)
 
     def law(self, inputs: Tensor, samples: Tensor, velocity: Tensor, tau: Tensor) -> Law:
         """An Euler step of the ODE, and noise."""
-        least, most = map(math.log, self.config.flow_noise_std)
+        least, most = map(math.log, self.config.noise_std)
         share = torch.sigmoid(self.spread(inputs.detach()).flatten(2))
         return Law(samples + velocity / self.steps, least + (most - least) * share)
 

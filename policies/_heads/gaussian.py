@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from vla_rl.action_head import Sample
 from vla_rl.functional.density import bounded, normal_entropy, normal_logprob
-from vla_rl.policies._heads.config import STD_RANGE, HeadConfig
+from vla_rl.policies._heads.config import STD_RANGE, GaussianConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.mlp import mlp
 
@@ -36,13 +36,12 @@ class GaussianHead(CorrelatedHead):
     :class:`CorrelatedHead`. Greedy acting (no keys) returns the mean and its density.
     """
 
-    def __init__(
-        self, config: HeadConfig, context_dim: int, text_dim: int, action_dim: int
-    ) -> None:
-        super().__init__(config, action_dim)
-        self.trunk = mlp(context_dim, config.hidden, self.units, gain=0.01)
-        self.log_std = nn.Parameter(torch.full((action_dim,), math.log(config.std)))
-        self.std_of_text = nn.Linear(text_dim, action_dim) if config.std_by_instruction else None
+    def __init__(self, config: GaussianConfig, size: Size) -> None:
+        super().__init__(config, size.horizon, size.action_dim)
+        self.trunk = mlp(size.context_dim, size.hidden, self.units, gain=0.01)
+        self.log_std = nn.Parameter(torch.full((size.action_dim,), math.log(config.std)))
+        by_instruction = config.std_by_instruction
+        self.std_of_text = nn.Linear(size.text_dim, size.action_dim) if by_instruction else None
         if self.std_of_text is not None:
             nn.init.zeros_(self.std_of_text.weight)
             nn.init.zeros_(self.std_of_text.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from vla_rl.functional.density import (
     laplace_of_normal,
     normal_of_laplace,
 )
-from vla_rl.policies._heads.config import STD_RANGE, HeadConfig
+from vla_rl.policies._heads.config import STD_RANGE, LaplaceConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.mlp import mlp
 
@@ -46,10 +47,11 @@ class LaplaceHead(CorrelatedHead):
     :class:`CorrelatedHead`. Greedy acting (no keys) returns the mean and its density.
     """
 
-    def __init__(self, config: HeadConfig, context_dim: int, action_dim: int) -> None:
-        super().__init__(config, action_dim)
-        self.trunk = mlp(context_dim, config.hidden, self.units, gain=0.01)
-        self.log_scale = scale_network(config, context_dim, self.units)
+    def __init__(self, config: LaplaceConfig, size: Size) -> None:
+        super().__init__(config, size.horizon, size.action_dim)
+        self.std = config.std
+        self.trunk = mlp(size.context_dim, size.hidden, self.units, gain=0.01)
+        self.log_scale = scale_network(config.std, size.context_dim, size.hidden, self.units)
 
     def forward(self, context: Tensor) -> Laplace:
         """The distributions given a context ``[B, D]``."""
@@ -57,7 +59,7 @@ class LaplaceHead(CorrelatedHead):
 
     def bounded_scale(self, log_scale: Tensor) -> Tensor:
         """``log b`` within its range."""
-        low, high = (math.log(std / math.sqrt(2)) for std in (self.config.std, STD_RANGE[1]))
+        low, high = (math.log(std / math.sqrt(2)) for std in (self.std, STD_RANGE[1]))
         return bounded(log_scale, low, high)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
@@ -106,9 +108,9 @@ class LaplaceHead(CorrelatedHead):
         return alone + self.dependence(e[:, None], constant)[:, 0]
 
 
-def scale_network(config: HeadConfig, inputs: int, outputs: int) -> nn.Sequential:
+def scale_network(std: float, inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     """A network that says ``log b``, at first about that of the deviation ``std``."""
-    made = mlp(inputs, config.hidden, outputs, gain=0.01)
-    start = math.log(config.std / math.sqrt(2))
+    made = mlp(inputs, hidden, outputs, gain=0.01)
+    start = math.log(std / math.sqrt(2))
     nn.init.constant_(made[-1].bias, start)  # type: ignore[arg-type]
     return made

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from vla_rl.policies._backbones.config import BackboneConfig
+from vla_rl.policies._backbones.config import VisionLanguageConfig
 from vla_rl.policies._vlm import backbone
 from vla_rl.policies._vlm.inputs import Description
 from vla_rl.policies._vlm.key_value_cache import goes_on_from
@@ -21,7 +21,7 @@ Pick = Callable[[int, Tensor, Tensor], Tensor]
 """From a step, the rows ``[b]`` of the batch and their states ``[b, C]`` to words ``[b]``."""
 
 
-def choose(config: BackboneConfig, bins: int) -> tuple[int, ...]:
+def choose(config: VisionLanguageConfig, bins: int) -> tuple[int, ...]:
     """Ids of the tokens of the intervals, from the lowest actions to the highest.
 
     They are the last ones of the vocabulary that are no special tokens, in descending order.
@@ -33,7 +33,7 @@ def choose(config: BackboneConfig, bins: int) -> tuple[int, ...]:
     if len(words) < bins:
         raise ValueError(
             f"bins {bins} is outside the allowed range 2, ..., {len(words)}, the tokens of "
-            f"{config.vision!r} without the special ones"
+            f"{config.name!r} without the special ones"
         )
     return tuple(words[: -bins - 1 : -1])
 
@@ -51,7 +51,7 @@ class Speaker(backbone.VLMBackbone):
     rows: nn.Linear
     ids: Tensor  # [words]
 
-    def __init__(self, config: BackboneConfig, spaces: Spaces, words: Sequence[int]) -> None:
+    def __init__(self, config: VisionLanguageConfig, spaces: Spaces, words: Sequence[int]) -> None:
         """Make the network of ``config.architecture``.
 
         Raises:
@@ -139,9 +139,9 @@ class Speaker(backbone.VLMBackbone):
         }
 
 
-def _mute(config: BackboneConfig) -> str:
+def _mute(config: VisionLanguageConfig) -> str:
     return (
-        f"{config.vision!r} cannot speak actions: it is no single stack of layers that reads "
+        f"{config.name!r} cannot speak actions: it is no single stack of layers that reads "
         "images and words and writes words. Choose a decoder-only model such as SmolVLM, "
         'PaliGemma, Gemma 3, Qwen2.5-VL, InternVL or LLaVA, or the network "vla", which can use '
         "this one as a backbone"

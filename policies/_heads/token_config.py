@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
 from vla_rl.plugins import unknown
-from vla_rl.policies._backbones.config import VLM, BackboneConfig
+from vla_rl.policies._backbones.config import VisionLanguageConfig
 from vla_rl.policies._context import text_encoders, token_learners
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import check_network
 
 
 @dataclass(frozen=True)
-class Config(BackboneConfig):
+class Config:
     """Settings of the policy that speaks its actions."""
 
-    vision: str = "vlm:embedded"
-    """The vision-language model, "vlm:MODEL": by hub name or folder; one with a single stack of
+    backbone: VisionLanguageConfig = field(default_factory=VisionLanguageConfig)
+    """The vision-language model, `vlm:MODEL`, by hub name or folder; one with a single stack of
     decoder layers."""
     chunk: int = 8
     """Low-level actions per decision, H; acting takes H * A passes of one token each."""
@@ -45,17 +45,6 @@ class Config(BackboneConfig):
     """Filled in: ids of the tokens of the intervals, so that a saved policy needs no tokenizer."""
 
     def __post_init__(self) -> None:
-        if not self.vision.startswith(VLM):
-            raise ValueError(
-                f"action tokens need a vision-language model, not the backbone {self.vision!r}; "
-                'choose "vlm:MODEL"'
-            )
-        BackboneConfig.__post_init__(self)
-        if self.vlm_tokens != "image":
-            raise ValueError(
-                f"vlm_tokens {self.vlm_tokens!r} does nothing here: actions are read off the last "
-                "token anyway; leave it out"
-            )
         if self.bins < 2:
             raise ValueError(f"bins {self.bins} is outside the allowed range 2, 3, ...")
         if len(self.action_ids) not in (0, self.bins):
@@ -67,8 +56,7 @@ class Config(BackboneConfig):
             raise ValueError(
                 f"temperature {self.temperature} is outside the allowed range (0, inf)"
             )
-        # The ranges of what these settings share with those of the other heads.
-        HeadConfig(chunk=self.chunk, hidden=self.hidden)
+        check_network(self.chunk, self.hidden)
         token_learners.check(self.token_learner, self.tokens, self.width)
         if self.text not in text_encoders.ENCODERS:
             raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))

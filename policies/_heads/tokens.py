@@ -76,7 +76,7 @@ class TokenHead(HeadBase):
     def __init__(self, config: Config, spaces: Spaces) -> None:
         super().__init__()
         self.config = config
-        self.speaker = Speaker(config, spaces, config.action_ids)
+        self.speaker = Speaker(config.backbone, spaces, config.action_ids)
         self.action_dim, self.state_dim = spaces.action_dim, spaces.state_dim
         self.units = config.chunk * spaces.action_dim
 
@@ -99,7 +99,7 @@ class TokenHead(HeadBase):
             return words
 
         words = self.speaker.say(kept, text, known, self.units, pick)
-        if keys is not None and uses_bfloat16(self.config.precision, context.device):
+        if keys is not None and uses_bfloat16(self.config.backbone.precision, context.device):
             # A cached pass and a whole one round differently (0.15 nats were seen), and the update
             # knows the whole one.
             logprob, _ = self.score(context, text, words)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from vla_rl.action_head import Exactness, HeadBase
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import FlowNoiseConfig, FlowSDEConfig, HeadConfig, Size
 from vla_rl.policies._heads.flow import FlowHead
 
 
@@ -18,9 +18,9 @@ class WholeChunkFlow(FlowHead):
     Its states come in one part for each step of the chunk.
     """
 
-    def build(self, context_dim: int) -> None:
+    def build(self, size: Size) -> None:
         """Nothing but to say how wide the states are, and in how many parts they come."""
-        self.inputs, self.parts = context_dim, self.horizon
+        self.inputs, self.parts = size.context_dim, self.horizon
 
 
 def variant(
@@ -30,9 +30,10 @@ def variant(
     noise: Callable[..., FlowHead],
 ) -> Callable[..., FlowHead]:
     """Of three classes that one which the settings ask for."""
-    if config.head == "flow_noise":
+    if isinstance(config, FlowNoiseConfig):
         return noise
-    return one_step if config.flow_stochastic == "one" else sde
+    is_one = isinstance(config, FlowSDEConfig) and config.stochastic == "one"
+    return one_step if is_one else sde
 
 
 class PartOfFlow(HeadBase):

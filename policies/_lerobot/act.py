@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from vla_rl.functional.density import laplace_logprob
 from vla_rl.policies._backbones.backbone import Grid
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import LaplaceConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.laplace import Laplace, LaplaceHead, scale_network
 from vla_rl.policies._lerobot.body import ActionScale, Body, Seen
@@ -49,14 +49,17 @@ class ActHead(LaplaceHead):
     """
 
     def __init__(
-        self, settings: HeadConfig, net: Any, grid: Grid, map_size: tuple[int, int], spaces: Spaces
+        self, config: LaplaceConfig, size: Size, net: Any, grid: Grid, map_size: tuple[int, int]
     ) -> None:
-        CorrelatedHead.__init__(self, settings, spaces.action_dim)
+        CorrelatedHead.__init__(self, config, size.horizon, size.action_dim)
+        self.std = config.std
         self.grid, self.map_size = grid, map_size
         self.net, self.mean = net, net.action_head
         net.action_head = nn.Identity()  # so that the network gives the states behind the actions
-        self.actions = ActionScale(spaces.action_dim)
-        self.log_scale = scale_network(settings, net.config.dim_model, spaces.action_dim)
+        self.actions = ActionScale(size.action_dim)
+        self.log_scale = scale_network(
+            config.std, net.config.dim_model, size.hidden, size.action_dim
+        )
 
     def forward(self, context: Tensor) -> Laplace:
         """The law given a context ``[B, D]``."""
@@ -150,23 +153,23 @@ def _latent_from(net: Any, generator: Generator | None) -> Iterator[None]:
 class ActBody(Body):
     """ACT as a ResNet, and what follows it."""
 
-    def __init__(self, about: Description, net: Any, settings: HeadConfig, spaces: Spaces) -> None:
+    def __init__(self, about: Description, net: Any, head: LaplaceConfig, size: Size) -> None:
         super().__init__()
         config = about.config()
         shapes = [tuple(feature.shape) for feature in config.image_features.values()]
         if len(set(shapes)) > 1:
             raise ValueError(f"the cameras of this ACT have different shapes: {shapes}")
-        if settings.chunk > config.chunk_size:
+        if size.horizon > config.chunk_size:
             raise ValueError(
-                f"chunk {settings.chunk} is longer than this ACT's, {config.chunk_size}"
+                f"chunk {size.horizon} is longer than this ACT's, {config.chunk_size}"
             )
         self.image_size = shapes[0][1:]
         self.vision = net.backbone
         net.backbone = Seen()
         with torch.no_grad():
-            _, channels, *size = self.vision(torch.zeros(1, *shapes[0]))["feature_map"].shape
-        self.grid = Grid(len(shapes), size[0] * size[1], channels)
-        self.head = ActHead(settings, net, self.grid, tuple(size), spaces)
+            _, channels, *map_size = self.vision(torch.zeros(1, *shapes[0]))["feature_map"].shape
+        self.grid = Grid(len(shapes), map_size[0] * map_size[1], channels)
+        self.head = ActHead(head, size, net, self.grid, tuple(map_size))
 
     def look(self, images: Tensor) -> Tensor:
         """``[B, V, 3, h, w]`` to ``[B, V, P, C]``."""

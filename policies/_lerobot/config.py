@@ -3,30 +3,102 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, fields, replace
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import tyro
+from pydantic import Tag
 
+from vla_rl.config import BY_NAME
 from vla_rl.plugins import unknown
 from vla_rl.policies._context import text_encoders, token_learners
-from vla_rl.policies._heads.config import USED_BY, HeadConfig
+from vla_rl.policies._heads.config import (
+    FlowNoiseConfig,
+    FlowSDEConfig,
+    HeadConfig,
+    LaplaceConfig,
+    check_network,
+)
 
 KINDS = ("act", "diffusion", "smolvla")
-HEADS = {"act": ("laplace",), "diffusion": ("ddpm",), "smolvla": ("flow_sde", "flow_noise")}
-
-
-# Settings that only some kinds have a use for. `std` is not among them: runs set it unasked.
-_USED_BY = {
-    "denoising_steps": ("diffusion", "smolvla"),
-    "scored_steps": ("diffusion",),
-    "denoising_std": ("diffusion",),
-    "flow_noise_level": ("smolvla",),
-    "flow_stochastic": ("smolvla",),
-    "flow_noise_std": ("smolvla",),
-    "adapt": ("smolvla",),
-}
 _MOST_STD = 1.0
+
+
+@dataclass(frozen=True)
+class DDPMConfig(HeadConfig):
+    """A Diffusion Policy's denoising, whose last steps get a likelihood."""
+
+    name: Literal["ddpm"] = "ddpm"
+    rho: float = 0.0  # the policy was trained with independent noise
+    episode_share: float = 0.0
+    denoising_steps: int = 0
+    """Steps from noise to action; 0: as many as the policy's own configuration says, or 10 if it
+    says more."""
+    scored_steps: int = 10
+    """How many of the last denoising steps count as what was decided, K'."""
+    denoising_std: float = 0.1
+    """Least standard deviation of a denoising step, in normalised actions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("denoising_steps", 0), ("scored_steps", 1)):
+            check_least(f"head.{name}", vars(self)[name], least)
+        if not 0 < self.denoising_std <= _MOST_STD:
+            raise ValueError(
+                f"head.denoising_std {self.denoising_std} is outside the allowed range "
+                f"(0, {_MOST_STD}]"
+            )
+
+
+@dataclass(frozen=True)
+class SmolVLASDEConfig(FlowSDEConfig):
+    """Noise of a given size in SmolVLA's denoising; it was trained with independent noise."""
+
+    rho: float = 0.0
+    episode_share: float = 0.0
+    noise_level: float = 0.5
+    denoising_steps: int = 0
+    """Steps from noise to action, 1 to 100; 0: as many as the policy's own configuration says."""
+
+    def __post_init__(self) -> None:
+        FlowSDEConfig(**vars(self) | {"denoising_steps": self.denoising_steps or 1})
+
+
+@dataclass(frozen=True)
+class SmolVLANoiseConfig(FlowNoiseConfig):
+    """Noise of a learned size in SmolVLA's denoising; it was trained with independent noise."""
+
+    rho: float = 0.0
+    episode_share: float = 0.0
+    noise_std: tuple[float, float] = (0.08, 0.16)
+    denoising_steps: int = 0
+    """Steps from noise to action, 1 to 100; 0: as many as the policy's own configuration says."""
+
+    def __post_init__(self) -> None:
+        FlowNoiseConfig(**vars(self) | {"denoising_steps": self.denoising_steps or 1})
+
+
+LeRobotHead = Annotated[
+    Annotated[LaplaceConfig, Tag("laplace")]
+    | Annotated[DDPMConfig, Tag("ddpm")]
+    | Annotated[SmolVLASDEConfig, Tag("flow_sde")]
+    | Annotated[SmolVLANoiseConfig, Tag("flow_noise")],
+    BY_NAME,
+]
+HEADS: dict[str, tuple[type[HeadConfig], ...]] = {
+    "act": (LaplaceConfig,),
+    "diffusion": (DDPMConfig,),
+    "smolvla": (SmolVLASDEConfig, SmolVLANoiseConfig),
+}
+"""How the actions of each kind of policy can get a likelihood, the usual way first."""
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """Refuse a number below the least that is allowed."""
+    if value < least:
+        raise ValueError(
+            f"{name} {value} is outside the allowed range {least}, {least + 1}, ..."
+        )
 
 
 @dataclass(frozen=True)
@@ -50,31 +122,9 @@ class Config:
     is as long."""
     vision_size: int = 0
     """Height and width that a new ACT or Diffusion Policy scales images to; 0: as they are."""
-    head: str = "auto"
-    """How actions get a likelihood; "auto" is the first one. ACT: "laplace"; Diffusion Policy:
-    "ddpm"; SmolVLA: "flow_sde" or "flow_noise"."""
-    std: float = 0.07
-    """Initial and least standard deviation of ACT's actions, in [-1, 1]; the others do not use it.
-    """
-    rho: float | None = None
-    """Correlation of the exploration noise of neighbouring steps of a chunk, in [0, 1); none: 0.5
-    for ACT, and 0 for those that denoise, which know no other noise."""
-    episode_share: float | None = None
-    """Part of the noise's variance that stays constant over an episode, in [0, 1); none: 0.2 for
-    ACT, and 0 for those that denoise."""
-    denoising_steps: int = 0
-    """Steps from noise to action; 0: as many as the policy's own configuration says, or 10 if it
-    says more."""
-    scored_steps: int = 10
-    """Diffusion Policy: how many of the last denoising steps count as what was decided, K'."""
-    denoising_std: float = 0.1
-    """Diffusion Policy: least standard deviation of a denoising step, in normalised actions."""
-    flow_noise_level: float = 0.5
-    """SmolVLA: size a of the noise of "flow_sde", in (0, 1]."""
-    flow_stochastic: str = "all"
-    """SmolVLA: which denoising steps of "flow_sde" are random: "all", or "one" of them."""
-    flow_noise_std: tuple[float, float] = (0.08, 0.16)
-    """SmolVLA: least and largest standard deviation that "flow_noise" may add in a step."""
+    head: LeRobotHead | None = None
+    """How actions get a likelihood: `laplace` for ACT, `ddpm` for Diffusion Policy, `flow_sde` or
+    `flow_noise` for SmolVLA; none: the first of these for the kind of policy."""
     text: str = "minilm"
     """Frozen text encoder for the critic: "minilm" or "hash" (hashed words, no weights)."""
     text_width: int = 32
@@ -82,76 +132,48 @@ class Config:
     width: int = 128
     """Width of what the critic makes of a view."""
     hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of the critic, and of the networks that say deviations."""
+    """Widths of the hidden layers of the critic, and of the networks of deviations."""
     pretrained: bool = True
     """Start from the weights of --net.model."""
     architecture: Annotated[str, tyro.conf.Suppress] = ""
     """Filled in: what the policy is, so that a saved one needs neither the hub nor a folder."""
 
     def __post_init__(self) -> None:
-        if self.head not in ("auto", *(head for heads in HEADS.values() for head in heads)):
-            choices = ["auto", *(head for heads in HEADS.values() for head in heads)]
-            raise ValueError(unknown("head", self.head, choices))
         if self.adapt and not self.model:
             raise ValueError("adapt gives a pretrained policy another robot: name it as model")
-        for name, least in (("denoising_steps", 0), ("scored_steps", 1), ("vision_size", 0)):
-            if vars(self)[name] < least:
-                raise ValueError(
-                    f"{name} {vars(self)[name]} is outside the allowed range {least}, {least + 1}, "
-                    "..."
-                )
-        if not 0 < self.denoising_std <= _MOST_STD:
-            raise ValueError(
-                f"denoising_std {self.denoising_std} is outside the allowed range (0, {_MOST_STD}]"
-            )
+        check_least("vision_size", self.vision_size, 0)
+        check_network(self.chunk, self.hidden)
         if self.text not in text_encoders.ENCODERS:
             raise ValueError(unknown("text encoder", self.text, text_encoders.ENCODERS))
         if self.text_width < 1:
             raise ValueError(f"text_width {self.text_width} is outside the allowed range 1, 2, ...")
         token_learners.check("project", 1, self.width)
-        self.head_config(KINDS[0], steps=1)
 
-    def head_config(self, kind: str, steps: int) -> HeadConfig:
-        """What these settings share with those of other heads, for a policy of S steps.
+    def head_for(self, kind: str) -> HeadConfig:
+        """The settings of the head of a kind of policy.
 
         Raises:
-            ValueError: If one is outside its range.
+            ValueError: If another kind's head is asked for.
         """
-        denoises = kind != "act"
-        head = self.head if self.head != "auto" else HEADS[kind][0]
-        is_flow = head.startswith("flow")
-        made = HeadConfig(
-            head=head if is_flow else "laplace",
-            chunk=self.chunk,
-            std=self.std,
-            rho=(0.0 if denoises else 0.5) if self.rho is None else self.rho,
-            episode_share=(
-                (0.0 if denoises else 0.2) if self.episode_share is None else self.episode_share
-            ),
-            hidden=self.hidden,
-        )
-        # The other settings are out of use, and need not be in the range of a flow's.
-        if is_flow:
-            shared = vars(self) | {"denoising_steps": steps}
-            used = [name for name, heads in USED_BY.items() if head in heads]
-            made = replace(made, **{name: shared[name] for name in used})
-        return made
+        if self.head is None:
+            return HEADS[kind][0]()
+        if not isinstance(self.head, HEADS[kind]):
+            allowed = [known().name for known in HEADS[kind]]
+            raise ValueError(unknown(f"head of {kind}", self.head.name, allowed))
+        return self.head
 
     def check_kind(self, kind: str) -> None:
-        """Refuse what this kind of policy has no use for: a setting must do something.
+        """Refuse what this kind of policy cannot do.
 
         Raises:
-            ValueError: With the setting and the kinds that use it.
+            ValueError: With the setting.
         """
-        if self.head not in ("auto", *HEADS[kind]):
-            raise ValueError(unknown(f"head of {kind}", self.head, ("auto", *HEADS[kind])))
-        for setting in fields(self):
-            kinds, value = _USED_BY.get(setting.name, KINDS), vars(self)[setting.name]
-            if kind not in kinds and value != setting.default:
-                raise ValueError(
-                    f"{setting.name} {value!r} is a setting of {' and '.join(kinds)}; {kind} does "
-                    "not use it: leave it out"
-                )
+        self.head_for(kind)
+        if self.adapt and kind != "smolvla":
+            raise ValueError(
+                f"adapt is for smolvla, which has room for another robot; {kind} has none: leave "
+                "it out"
+            )
 
 
 def require_lerobot() -> None:

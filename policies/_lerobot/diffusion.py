@@ -14,7 +14,7 @@ from vla_rl.action_head import Sample
 from vla_rl.functional import diffusion
 from vla_rl.functional.density import normal_entropy, normal_logprob
 from vla_rl.policies._backbones.backbone import Grid
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import HeadConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._lerobot.body import ActionScale, Body
 from vla_rl.policies._lerobot.description import Description
@@ -64,14 +64,14 @@ class DiffusionHead(CorrelatedHead):
     times: Tensor  # [S] what the network is told
 
     def __init__(
-        self, settings: HeadConfig, net: Any, spaces: Spaces, chain: Chain, first: int
+        self, config: HeadConfig, size: Size, net: Any, chain: Chain, first: int
     ) -> None:
-        super().__init__(settings, spaces.action_dim)
+        super().__init__(config, size.horizon, size.action_dim)
         self.net = net
         self.whole, self.first = net.config.horizon, first
         self.steps, self.scored, self.floor = chain
         self.scored = min(self.scored, self.steps)
-        self.actions = ActionScale(spaces.action_dim)
+        self.actions = ActionScale(size.action_dim)
         net.noise_scheduler.set_timesteps(self.steps)
         times = net.noise_scheduler.timesteps
         alphas = net.noise_scheduler.alphas_cumprod
@@ -170,15 +170,15 @@ class DiffusionBody(Body):
     """
 
     def __init__(
-        self, about: Description, net: Any, settings: HeadConfig, spaces: Spaces, chain: Chain
+        self, about: Description, net: Any, head: HeadConfig, size: Size, chain: Chain
     ) -> None:
         super().__init__()
         config = about.config()
         self.history = config.n_obs_steps
         room = config.horizon - (self.history - 1)
-        if settings.chunk > room:
+        if size.horizon > room:
             raise ValueError(
-                f"chunk {settings.chunk} is longer than what this Diffusion Policy plans ahead, "
+                f"chunk {size.horizon} is longer than what this Diffusion Policy plans ahead, "
                 f"{room}"
             )
         if chain.steps > config.num_train_timesteps:
@@ -192,7 +192,7 @@ class DiffusionBody(Body):
         self.separate = config.use_separate_rgb_encoder_per_camera
         first = self.vision[0] if self.separate else self.vision
         self.grid = Grid(len(config.image_features), 1, first.feature_dim)
-        self.head = DiffusionHead(settings, net, spaces, chain, self.history - 1)
+        self.head = DiffusionHead(head, size, net, chain, self.history - 1)
 
     def look(self, images: Tensor) -> Tensor:
         """``[B, V, 3, h, w]`` to ``[B, V, 1, C]``."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vla_rl.policies._heads.config import Size
 from vla_rl.policies._lerobot import act, description, diffusion, smolvla
 from vla_rl.policies._lerobot.body import Body
 from vla_rl.policies._lerobot.description import Description
@@ -61,21 +63,18 @@ def body(
     if folder is not None:
         load_weights(net, module.SAVED_AS, folder)
     usual = about.config()
+    head: Any = config.head_for(about.kind)
+    size = Size(config.chunk, spaces.action_dim, 0, 0, config.hidden)
     if about.kind == "act":
-        return act.ActBody(about, net, config.head_config("act", 1), spaces)
+        return act.ActBody(about, net, head, size)
     if about.kind == "smolvla":
-        settings = config.head_config("smolvla", config.denoising_steps or usual.num_steps)
-        return smolvla.SmolVLABody(about, net, settings, views, spaces)
-    steps = config.denoising_steps or min(
+        head = replace(head, denoising_steps=head.denoising_steps or usual.num_steps)
+        return smolvla.SmolVLABody(about, net, head, size, views, spaces)
+    steps = head.denoising_steps or min(
         usual.num_inference_steps or usual.num_train_timesteps, _MOST_USUAL_STEPS
     )
-    return diffusion.DiffusionBody(
-        about,
-        net,
-        config.head_config("diffusion", 1),
-        spaces,
-        diffusion.Chain(steps, config.scored_steps, config.denoising_std),
-    )
+    chain = diffusion.Chain(steps, head.scored_steps, head.denoising_std)
+    return diffusion.DiffusionBody(about, net, head, size, chain)
 
 
 def statistics(config: Config, about: Description, folder: Path | None) -> dict[str, Affine]:

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 
 from vla_rl.action_head import Sample
 from vla_rl.policies._backbones.backbone import Grid
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import FlowConfig, Size
 from vla_rl.policies._heads.flow import FlowNoise, FlowSDE, OneStepFlowSDE, beta_times
 from vla_rl.policies._heads.whole_chunk import PartOfFlow, WholeChunkFlow, variant
 from vla_rl.policies._lerobot.body import ActionScale, Body
@@ -134,12 +134,8 @@ class _ExpertFlow(WholeChunkFlow):
     ``1 - tau`` and the velocity's sign is turned in :meth:`predict`, and nowhere else.
     """
 
-    def __init__(self, settings: HeadConfig, net: Any, cache: Cache) -> None:
-        super().__init__(
-            replace(settings, chunk=net.config.chunk_size),
-            net.vlm_with_expert.expert_hidden_size,
-            net.config.max_action_dim,
-        )
+    def __init__(self, config: FlowConfig, size: Size, net: Any, cache: Cache) -> None:
+        super().__init__(config, size)
         self.net, self.cache, self.out = net, cache, net.action_out_proj
         net.action_out_proj = nn.Identity()  # so that a step gives the states behind the velocity
 
@@ -179,10 +175,15 @@ class SmolVLAHead(PartOfFlow):
     ``raw`` holds chains in normalised units.
     """
 
-    def __init__(self, settings: HeadConfig, net: Any, cache: Cache, spaces: Spaces) -> None:
-        made = variant(settings, _ExpertSDE, _OneStepExpertSDE, _ExpertNoise)
-        super().__init__(made(settings, net, cache), settings.chunk, spaces.action_dim)
-        self.actions = ActionScale(spaces.action_dim)
+    def __init__(self, config: FlowConfig, size: Size, net: Any, cache: Cache) -> None:
+        made = variant(config, _ExpertSDE, _OneStepExpertSDE, _ExpertNoise)
+        whole = size._replace(
+            horizon=net.config.chunk_size,
+            action_dim=net.config.max_action_dim,
+            context_dim=net.vlm_with_expert.expert_hidden_size,
+        )
+        super().__init__(made(config, whole, net, cache), size.horizon, size.action_dim)
+        self.actions = ActionScale(size.action_dim)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""
@@ -206,17 +207,23 @@ class SmolVLABody(Body):
     """The vision tower and connector, and the two stacks of layers behind them."""
 
     def __init__(
-        self, about: Description, net: Any, settings: HeadConfig, views: int, spaces: Spaces
+        self,
+        about: Description,
+        net: Any,
+        head: FlowConfig,
+        size: Size,
+        views: int,
+        spaces: Spaces,
     ) -> None:
         super().__init__()
         config = self.config = about.config()
-        _check_room(config, settings.chunk, spaces)
+        _check_room(config, size.horizon, spaces)
         self.prompt = config.tokenizer_max_length
         self.looks_frozen = config.train_expert_only  # which means all of SmolVLM
         text = net.vlm_with_expert.config.text_config
         cache = Cache(net.vlm_with_expert.num_vlm_layers, text.num_key_value_heads, text.head_dim)
         net.vlm_with_expert.vlm.lm_head = None  # it speaks no words
-        self.head = SmolVLAHead(settings, net, cache, spaces)
+        self.head = SmolVLAHead(head, size, net, cache)
         side = config.resize_imgs_with_padding
         with torch.no_grad():
             seen = self._embedded(torch.zeros(1, 3, *reversed(side)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,11 @@ from torch import Generator, Tensor, nn
 from transformers import DynamicCache
 
 from vla_rl.action_head import Sample
-from vla_rl.policies._heads.config import HeadConfig
+from vla_rl.policies._heads.config import FlowConfig, HeadConfig, Size
 from vla_rl.policies._heads.flow import FlowNoise, FlowSDE, OneStepFlowSDE, beta_times
 from vla_rl.policies._heads.whole_chunk import PartOfFlow, WholeChunkFlow, variant
 from vla_rl.policies._pi0.prefix import Layout
 from vla_rl.policies._vlm.key_value_cache import goes_on_from
-from vla_rl.types import Spaces
 
 
 class Expert(nn.Module):
@@ -70,8 +68,8 @@ class Expert(nn.Module):
 class _ExpertFlow(WholeChunkFlow):
     """Denoises with the expert."""
 
-    def __init__(self, config: HeadConfig, expert: Expert) -> None:
-        super().__init__(config, expert.width, expert.action_dim)
+    def __init__(self, config: FlowConfig, size: Size, expert: Expert) -> None:
+        super().__init__(config, size)
         self.expert = expert
 
     def predict(self, context: Tensor, samples: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,10 +101,10 @@ class _ExpertNoise(FlowNoise, _ExpertFlow):
 class ExpertHead(PartOfFlow):
     """The first H steps and A dimensions of the chunks that the model denoises."""
 
-    def __init__(self, config: HeadConfig, expert: Expert, spaces: Spaces) -> None:
+    def __init__(self, config: HeadConfig, expert: Expert, size: Size) -> None:
         made = variant(config, _ExpertSDE, _OneStepExpertSDE, _ExpertNoise)
-        whole = made(replace(config, chunk=expert.chunk), expert)
-        super().__init__(whole, config.chunk, spaces.action_dim)
+        whole = size._replace(horizon=expert.chunk, action_dim=expert.action_dim)
+        super().__init__(made(config, whole, expert), size.horizon, size.action_dim)
 
     def sample(self, context: Tensor, text: Tensor, keys: NDArray[np.int64] | None) -> Sample:
         """Act: with the noise of the rows' keys ``[B, 2]``, or greedily without keys."""

@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from vla_rl.policies._backbones.backbone import Backbone, Grid
-from vla_rl.policies._backbones.config import VLM, BackboneConfig
+from vla_rl.policies._backbones.config import VisionLanguageConfig, VLMConfig
 from vla_rl.policies._vlm import embedded, network
 from vla_rl.policies._vlm.inputs import Description, ImageInputs, Prompter
 from vla_rl.policies._vlm.prefix import Prefixes
@@ -61,7 +61,7 @@ def _prompter(reading: _Reading) -> Prompter:
     return Prompter(embedded.find(reading.source), reading.prompt, reading.words, reading.size)
 
 
-def describe(config: BackboneConfig, spaces: Spaces) -> str:
+def describe(config: VisionLanguageConfig, spaces: Spaces) -> str:
     """What a model is, as the text of ``config.architecture``.
 
     Raises:
@@ -70,7 +70,7 @@ def describe(config: BackboneConfig, spaces: Spaces) -> str:
     return _prompter(_reading(config)).describe(spaces).to_json()
 
 
-def plain_words(config: BackboneConfig) -> list[int]:
+def plain_words(config: VisionLanguageConfig) -> list[int]:
     """Ids of a model's tokens that are no special ones, ascending.
 
     Raises:
@@ -79,19 +79,18 @@ def plain_words(config: BackboneConfig) -> list[int]:
     return _prompter(_reading(config)).plain_words()
 
 
-def _reading(config: BackboneConfig) -> _Reading:
-    source = config.vision.removeprefix(VLM)
-    return _Reading(source, config.vlm_prompt, config.vlm_words, config.vision_size)
+def _reading(config: VisionLanguageConfig) -> _Reading:
+    return _Reading(config.model, config.prompt, config.words, config.size)
 
 
 class VLMBackbone(Backbone):
     """Hidden states of a vision-language model's tokens."""
 
-    def __init__(self, config: BackboneConfig, spaces: Spaces, words: Sequence[int] = ()) -> None:
+    def __init__(self, config: VisionLanguageConfig, spaces: Spaces, words: Sequence[int] = ()) -> None:
         """Make the network of ``config.architecture``, with output embeddings of ``words`` only."""
         super().__init__(config.precision)
         self.about = about = Description.from_json(config.architecture)
-        self.kind = config.vlm_tokens
+        self.kind = config.tokens if isinstance(config, VLMConfig) else "image"
         self.reading = _reading(config)
         self.prompter: Prompter | None = None
         self.spaces = spaces

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from vla_rl.policies._backbones.config import VLM, BackboneConfig, uses_bfloat16
+from vla_rl.policies._backbones.config import VisionLanguageConfig, uses_bfloat16
 from vla_rl.policies._vlm import embedded
 from vla_rl.policies._vlm.inputs import Description
 
@@ -27,12 +27,12 @@ def part_of(name: str) -> str:
     return "language" if any(step in _LANGUAGE for step in steps) else "connector"
 
 
-def trained_parts(config: BackboneConfig, about: Description) -> frozenset[str]:
+def trained_parts(config: VisionLanguageConfig, about: Description) -> frozenset[str]:
     """The parts that are trained where the backbone is: also those that have learned nothing."""
-    return frozenset(config.vlm_trains) | frozenset(about.config.get(embedded.UNTRAINED, ()))
+    return frozenset(config.trains) | frozenset(about.config.get(embedded.UNTRAINED, ()))
 
 
-def make(config: BackboneConfig, about: Description, words: Sequence[int] = ()) -> Any:
+def make(config: VisionLanguageConfig, about: Description, words: Sequence[int] = ()) -> Any:
     """A transformers model with everything frozen but the adapters, if there are any.
 
     Args:
@@ -44,9 +44,8 @@ def make(config: BackboneConfig, about: Description, words: Sequence[int] = ()) 
     Raises:
         ValueError: If the model cannot be made so.
     """
-    source = config.vision.removeprefix(VLM)
     network = about.network_config()
-    _keep_layers(network, config.vision_layer)
+    _keep_layers(network, config.layers)
     # Adapters keep float32 weights of their own; weights that are trained themselves need them.
     low = config.lora_rank and uses_bfloat16(config.precision, _device())
     settings: dict[str, Any] = {"dtype": torch.bfloat16 if low else torch.float32}
@@ -56,11 +55,11 @@ def make(config: BackboneConfig, about: Description, words: Sequence[int] = ()) 
     try:
         if config.pretrained:
             with _quietly():  # what was cut off is reported as not used
-                net = kind.from_pretrained(embedded.find(source), config=network, **settings)
+                net = kind.from_pretrained(embedded.find(config.model), config=network, **settings)
         else:
             net = kind.from_config(network, **settings)
     except (ImportError, OSError, ValueError) as error:
-        raise ValueError(f"{source!r} cannot be made: {error}") from error
+        raise ValueError(f"{config.model!r} cannot be made: {error}") from error
     # Few callers ask for words, and none for all of them.
     net.set_output_embeddings(_rows(net.get_output_embeddings(), words) if words else nn.Identity())
     if net.config.is_encoder_decoder:

@@ -19,6 +19,7 @@ import tyro
 
 from vla_rl import plugins
 from vla_rl.commands._help import HELP_ALL, show_help
+from vla_rl.commands._parts import Parts, changed
 from vla_rl.commands._specialised import default_of, specialise
 from vla_rl.config import from_json
 from vla_rl.rewards import settings_types
@@ -57,11 +58,15 @@ def parse(command: type[T], options: list[str], program: str) -> T:
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
         if name in known:
             chosen = vars(named)[option] or saved.get(option) or default_of(known[option])
-            settings = vars(plugins.load(kind, chosen))[attribute]
+            module = plugins.load(kind, chosen)
+            settings = vars(module)[attribute]
             # What a command changes is for fresh weights: a model that was trained knows better.
             trained = name == "net" and named.model is not None
             default = settings() if trained else _given_default(known[name], settings)
-            changes[name] = (settings, default)
+            if name == "net" and name in saved:
+                saved[name] = module.Policy.upgraded(saved[name])
+            parts = Parts.of(settings, name)
+            changes[name] = parts.specialised(default, parts.named(options, saved.get(name) or {}))
     if "reward" in known:
         chosen = named.rewards or saved.get("rewards") or default_of(known["rewards"])
         changes["reward"] = _reward_settings(chosen)
@@ -158,7 +163,5 @@ def _given_default(field: Field[Any], settings: type) -> Any:
     default = default_of(field)
     if default is None:
         return settings()
-    usual = vars(type(default)())
     known = {field.name for field in fields(settings)}
-    changed = {name: value for name, value in vars(default).items() if value != usual[name]}
-    return settings(**{name: value for name, value in changed.items() if name in known})
+    return settings(**{name: value for name, value in changed(default).items() if name in known})

@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_rl.learning.distributed import join
 from vla_rl.learning.learner import LearnerConfig
+from vla_rl.policies._heads.config import GaussianConfig
 from vla_rl.policies.vla import Config as VLAConfig
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.rollout.collector import RolloutConfig
@@ -38,7 +39,7 @@ class Command:
     (`user/name`, `user/name@revision`); none: a new one with fresh weights."""
     network: str = "vla"
     """Network of a new policy: a name that `vla-rl list policies` shows, or a dotted path."""
-    net: Any = field(default_factory=lambda: VLAConfig(std=0.5))
+    net: Any = field(default_factory=lambda: VLAConfig(head=GaussianConfig(std=0.5)))
     """Settings of a new policy's network."""
     out: Path = Path("runs/train")
     """Run folder; the improved policy goes to OUT/policy, and with `--train.eval-every` the one

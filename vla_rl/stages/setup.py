@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vla_rl import plugins
+from vla_rl.config import from_json, to_json
 from vla_rl.curricula import Curriculum
 from vla_rl.episode_end import Pays
 from vla_rl.learning.distributed import ALONE, Ranks
@@ -74,12 +75,14 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     """A policy with fresh weights that depend on the seed only.
 
     Raises:
-        ValueError: If a setting is bad, or does nothing in this policy.
+        ValueError: If a setting is bad.
     """
+    module = plugins.load("policies", network)
+    # Options stand in classes that no module names, which could not be sent to workers.
+    plain = from_json(module.Config, to_json(settings))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy: PolicyBase = plugins.load("policies", network).Policy(settings, spaces)
-    policy.check_use()
+        policy: PolicyBase = module.Policy(plain, spaces)
     return policy.to(pick_device(device))
 
 

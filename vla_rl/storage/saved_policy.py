@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
+from vla_rl.config import from_json, to_json
 from vla_rl.storage import hub, model_card, pretrained
 from vla_rl.types import Floats, Spaces
 
@@ -121,7 +123,8 @@ class SavedPolicy(nn.Module, ModelHubMixin):
         saved: Spaces = _rebuild(Spaces, found["spaces"], folder)
         if spaces not in (None, saved):
             raise ValueError(f"{folder} was made for {saved}, not for {spaces}")
-        policy = cls.blank(_rebuild(cls.config_class, found["config"], folder), saved)
+        config = _rebuild(cls.config_class, cls.upgraded(found["config"]), folder)
+        policy = cls.blank(config, saved)
         tensors = pretrained.tensors(folder)
         sentences = found["sentences"]
         memory = tensors.pop("text_memory", torch.zeros(0)).numpy()
@@ -136,6 +139,11 @@ class SavedPolicy(nn.Module, ModelHubMixin):
             raise ValueError(f"the tensors in {folder} do not fit: {error}") from error
         policy.load_extras(folder)
         return policy
+
+    @classmethod
+    def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version may have written, with the names of today."""
+        return config
 
     @classmethod
     def blank(cls: type[SavedT], config: Any, spaces: Spaces) -> SavedT:
@@ -172,4 +180,7 @@ def _rebuild(kind: type[Any], values: dict[str, Any], folder: Path) -> Any:
     if values.keys() != names:
         odd = sorted(values.keys() ^ names)
         raise ValueError(f"{folder}: fields {', '.join(odd)} do not match {kind.__name__}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    made = from_json(kind, values)
+    if json.loads(json.dumps(to_json(made))) != values:
+        raise ValueError(f"{folder}: the settings of a part do not match {kind.__name__}: {values}")
+    return made
