@@ -60,18 +60,18 @@ ARMS = {
     "conv": Arm("four convolutions per view from scratch, trained"),
     "efficientnet": Arm(
         "EfficientNet-Lite0 (ImageNet), frozen",
-        ("--net.vision", "timm:tf_efficientnet_lite0"),
+        ("--net.backbone", "timm:tf_efficientnet_lite0"),
         _FROZEN,
     ),
     "dinov2": Arm(
         "DINOv2-small, ten blocks, frozen",
-        ("--net.vision", "timm:vit_small_patch14_dinov2"),
+        ("--net.backbone", "timm:vit_small_patch14_dinov2"),
         _FROZEN,
     ),
     # Training its connector, as one would, took 13 s a gradient step of 16 rows on one core.
     "vlm": Arm(
         "DINOv2-small + random connector + four layers of SmolLM2-135M, frozen",
-        ("--net.vision", "vlm:embedded", "--net.vision-layer", "4"),
+        ("--net.backbone", "vlm:embedded", "--net.backbone.layers", "4"),
         _FROZEN,
     ),
 }

@@ -42,7 +42,7 @@ SCRATCH: dict[str, tuple[str, ...]] = {
     ),
 }
 SIXTHS = 6
-PPO = ("--algorithm", "ppo", "--rewards", "dense", "--network", "tiny", "--net.std", "0.5")
+PPO = ("--algorithm", "ppo", "--rewards", "dense", "--network", "tiny", "--net.head.std", "0.5")
 ALIKE = ("--train.iterations", "100000", "--train.checkpoint-every", "20")
 
 

@@ -31,7 +31,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "gaussian": (),
     "laplace": ("--net.head", "laplace"),
     "flow_sde": ("--net.head", "flow_sde"),
-    "flow_sde, one step": ("--net.head", "flow_sde", "--net.flow-stochastic", "one"),
+    "flow_sde, one step": ("--net.head", "flow_sde", "--net.head.stochastic", "one"),
     "flow_noise": ("--net.head", "flow_noise"),
 }
 ROWS, REPEATS = 32, 20  # decisions at once, and how often, where acting is timed

@@ -79,8 +79,13 @@ _OFTEN = (
     *("--train.iterations", "100000", "--train.checkpoint-every", "20"),
 )
 _VLM = (
-    *("--net.vision", "vlm:HuggingFaceTB/SmolVLM-256M-Instruct", "--net.lora-rank", "32"),
-    *("--net.vision-size", "128", "--net.vision-layer", "16"),
+    *(
+        "--net.backbone",
+        "vlm:HuggingFaceTB/SmolVLM-256M-Instruct",
+        "--net.backbone.lora-rank",
+        "32",
+    ),
+    *("--net.backbone.size", "128", "--net.backbone.layers", "16"),
 )
 SIZES = {
     "metaworld": Size(
@@ -128,7 +133,7 @@ SIZES = {
         consolidate=("--sft.steps", "400", "--sft.lr", "3e-4"),
         practice=(*_OFTEN, "--train.env-steps", "100000"),
         imitation=("--sft.colour-jitter", "0.5"),
-        network=("--net.chunk", "5", "--net.std", "0.04"),
+        network=("--net.chunk", "5", "--net.head.std", "0.04"),
     ),
     "kitchen-full": Size(
         suite="franka_kitchen",
@@ -142,7 +147,7 @@ SIZES = {
         consolidate=("--sft.steps", "4000", "--sft.lr", "1e-4"),
         practice=(*_OFTEN, "--train.env-steps", "500000"),
         imitation=("--sft.colour-jitter", "0.2"),
-        network=(*_VLM, "--net.chunk", "5", "--net.std", "0.04"),
+        network=(*_VLM, "--net.chunk", "5", "--net.head.std", "0.04"),
     ),
 }
 

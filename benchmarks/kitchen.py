@@ -30,7 +30,7 @@ from vla_rl.results.intervals import mean_interval
 
 SUITE = ("--env", "franka_kitchen")
 # A step is 80 ms, eight times one of Meta-World: short chunks, little noise.
-NETWORK = ("--net.chunk", "5", "--net.std", "0.04")
+NETWORK = ("--net.chunk", "5", "--net.head.std", "0.04")
 RECIPE = ("--anchor.coef", "10", "--train.checkpoint-every", "10")
 
 

@@ -111,8 +111,8 @@ SB3: dict[str, Any] = {
 }
 OURS = (
     *("--algorithm", "ppo", "--rewards", "dense", "--curriculum", "uniform"),
-    *("--network", "tiny", "--net.hidden", "64", "64", "--net.chunk", "1", "--net.std", "1.0"),
-    *("--net.rho", "0", "--net.episode-share", "0"),
+    *("--network", "tiny", "--net.hidden", "64", "64", "--net.chunk", "1", "--net.head.std", "1.0"),
+    *("--net.head.rho", "0", "--net.head.episode-share", "0"),
     *("--algo.gamma", "0.99", "--algo.gae-lambda", "0.95", "--algo.ppo-epochs", "10"),
     *("--algo.ppo-mini-batch-size", "64", "--algo.target-kl", "0", "--algo.critic-warmup", "0"),
     *("--algo.cliprange-value", "0"),

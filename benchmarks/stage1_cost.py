@@ -20,9 +20,11 @@ import torch
 from benchmarks._markdown import origin, per_second_text, table
 from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
+from vla_rl.config import kinds
 from vla_rl.envs import metaworld
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import vla
+from vla_rl.policies._backbones.config import AnyBackbone
 from vla_rl.rollout.collector import RolloutConfig, episode_keys
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.play import PlaySettings
@@ -39,7 +41,7 @@ BACKBONES = {
 
 def measure(vision: str, keeps: bool, rows: int, seconds: float) -> dict[str, Any]:
     """One case, in its own process."""
-    policy, batch = _played(vision, rows)
+    policy, batch = _played(kinds(AnyBackbone)[vision.partition(":")[0]](vision), rows)
     learner = Learner(policy, LearnerConfig(), ("head", "critic"))
     found: dict[str, Any] = {"memory_before_gb": peak_gb()}
     if not keeps:
@@ -61,12 +63,12 @@ def measure(vision: str, keeps: bool, rows: int, seconds: float) -> dict[str, An
     return found
 
 
-def _played(vision: str, rows: int) -> tuple[vla.Policy, RolloutBatch]:
+def _played(backbone: Any, rows: int) -> tuple[vla.Policy, RolloutBatch]:
     """A policy with its backbone frozen, and episodes of it with features and images."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = metaworld.Settings()
-    policy = vla.Policy(vla.Config(vision=vision), metaworld.spaces(settings)).to(device)
+    policy = vla.Policy(vla.Config(backbone=backbone), metaworld.spaces(settings)).to(device)
     policy.remember([task.instruction for task in WORLD.resolve().tasks])
     policy.freeze({"vlm"})
     count = -(-rows // 10)  # an episode that is not solved takes ten decisions

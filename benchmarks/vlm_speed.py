@@ -32,6 +32,7 @@ from benchmarks._record import write
 from benchmarks._speed import peak_gb, per_second
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import vla
+from vla_rl.policies._backbones.config import VLMConfig
 from vla_rl.policies._vlm import embedded
 from vla_rl.types import Observation, Spaces
 
@@ -119,9 +120,8 @@ class Bench:
     def __init__(self, name: str, rows: int, scratch: Path) -> None:
         model = MODELS[name]
         self.rows, source = rows, model.make(scratch / name)
-        config = vla.Config(
-            vision=f"vlm:{source}", lora_rank=16, vlm_tokens="last", text="hash", **model.settings
-        )
+        backbone = VLMConfig(f"vlm:{source}", lora_rank=16, tokens="last", **model.settings)
+        config = vla.Config(backbone=backbone, text="hash")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
         self.policy = vla.Policy(config, SPACES).to(self.device)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from vla_rl.policies._backbones.by_name import resolved
 from vla_rl.policies._context import text_encoders
 from vla_rl.policies._context.critic import Critic
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._heads.speaker import choose
 from vla_rl.policies._heads.token_config import Config
-from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 

@@ -50,6 +50,7 @@ class Policy(PretrainedPolicy):
         head = HEADS[kind][0]().name if config["head"] == "auto" else config["head"]
         flat = {key: value for key, value in config.items() if value is not None}
         return regrouped(flat | {"head": head}, Config)
+
     image_mean: Tensor  # [V, 3, 1, 1]
     image_std: Tensor
 

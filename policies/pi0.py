@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from vla_rl.config import BY_NAME
 from vla_rl.policies._backbones.config import check_lora, check_precision, check_vlm
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._heads.config import FlowNoiseConfig, FlowSDEConfig, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
-from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 

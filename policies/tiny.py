@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from vla_rl.policies import _heads
 from vla_rl.policies._context import text_encoders
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._heads.config import GaussianConfig, Head, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
-from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policy import PolicyBase
 from vla_rl.types import Floats, Spaces
 

@@ -17,9 +17,9 @@ from vla_rl.policies._backbones import backbone
 from vla_rl.policies._backbones.by_name import make, resolved
 from vla_rl.policies._backbones.config import AnyBackbone, ConvConfig
 from vla_rl.policies._context import text_encoders, token_learners
+from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._heads.config import GaussianConfig, Head, Size, check_network
 from vla_rl.policies._heads.mlp import mlp
-from vla_rl.policies._flat_settings import regrouped
 from vla_rl.policies._pretrained import PretrainedPolicy
 from vla_rl.types import Floats, Spaces
 

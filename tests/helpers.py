@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
+from vla_rl.commands._parts import Parts
+from vla_rl.config import kinds
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.episode_end import EpisodeEnd
+from vla_rl.plugins import unknown
 from vla_rl.policies import tiny
+from vla_rl.policies._heads.config import Head
 from vla_rl.rewards import rewarded, sparse
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
@@ -22,11 +26,39 @@ SPARSE = {"sparse": sparse.Reward()}
 WORLD = World("point_reach", ("red", "green", "blue"), max_steps=(20,))
 
 
+def composed(kind, **settings):
+    """Settings of a policy out of a flat list: each goes to the part of the policy that has it.
+
+    ``head`` and ``backbone`` say which kind those are. What also has a setting of that name beside
+    the parts is given to the backbone as ``backbone_NAME``.
+    """
+    beside = {field.name for field in fields(kind)}
+    parts = {}
+    for part, known in Parts.of(kind, "net").kinds.items():
+        usual = getattr(kind(), part)
+        name = settings.pop(part, None if usual is None else usual.name)
+        if name is None:
+            continue
+        if name.partition(":")[0] not in known:
+            raise ValueError(unknown(part, name, known))
+        chosen = known[name.partition(":")[0]]
+        own = {field.name for field in fields(chosen)} - {"name"}
+        given = {key: settings.pop(key) for key in own - beside if key in settings}
+        given |= {key: settings.pop(f"{part}_{key}") for key in own if f"{part}_{key}" in settings}
+        parts[part] = chosen(name=name, **given)
+    return kind(**settings, **parts)
+
+
+def head_config(head: str = "gaussian", **settings):
+    """Settings of a head by its name."""
+    return kinds(Head)[head](**settings)
+
+
 def make_policy(**settings) -> tiny.Policy:
     """A small policy for the stand-in suite, the same every time."""
     torch.manual_seed(0)
     policy = tiny.Policy(
-        tiny.Config(**{"chunk": 3, "std": 0.4, **settings}),
+        composed(tiny.Config, **{"chunk": 3, "std": 0.4, **settings}),
         point_reach.spaces(point_reach.Settings()),
     )
     policy.remember([task.instruction for task in point_reach.tasks()])

@@ -28,7 +28,7 @@ from vla_rl.world import read_world
 # Only one of the tasks: without the need for language a small net clones it in seconds.
 RECORD = ["record", "--suite", "point_reach", "--tasks", "red", "--episodes", "100"]
 CLONE = [
-    *("--network", "tiny", "--net.chunk", "2", "--net.std", "0.2", "--net.features", "256"),
+    *("--network", "tiny", "--net.chunk", "2", "--net.head.std", "0.2", "--net.features", "256"),
     *("--net.hidden", "256", "256", "--sft.steps", "600", "--sft.image-shift", "0"),
 ]
 

@@ -18,7 +18,6 @@ from vla_rl.commands.train import Command as Train
 from vla_rl.config import from_json, to_json
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import LearnerConfig
-from vla_rl.policies._lerobot.config import Config as LeRobotConfig
 from vla_rl.types import SEED_RANGES, seed_for
 from vla_rl.world import World, read_world, write_world
 
@@ -194,11 +193,15 @@ def test_tasks_of_a_saved_split_keep_their_horizons(tmp_path):
 
 @pytest.mark.parametrize("network", ["vla", "tiny"])
 def test_a_new_policy_explores_more_than_a_clone_whatever_its_network(network):
-    assert parse(Train, ["--network", network], "train").net.std == 0.5
-    assert parse(Train, ["--network", network, "--net.std", "0.2"], "train").net.std == 0.2
-    assert parse(Clone, ["--network", network, "--demos", "there"], "sft").net.std == 0.07
+    assert parse(Train, ["--network", network], "train").net.head.std == 0.5
+    assert (
+        parse(Train, ["--network", network, "--net.head.std", "0.2"], "train").net.head.std == 0.2
+    )
+    assert parse(Clone, ["--network", network, "--demos", "there"], "sft").net.head.std == 0.07
 
 
 def test_a_model_that_was_trained_keeps_its_own_deviation() -> None:
     named = ["--network", "lerobot", "--net.model", "you/act_pick"]
-    assert parse(Train, named, "train").net.std == LeRobotConfig().std < 0.5
+    assert parse(Train, named, "train").net.head is None
+    laplace = [*named, "--net.head", "laplace"]
+    assert parse(Train, laplace, "train").net.head.std == 0.07

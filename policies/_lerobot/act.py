@@ -19,7 +19,6 @@ from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.laplace import Laplace, LaplaceHead, scale_network
 from vla_rl.policies._lerobot.body import ActionScale, Body, Seen
 from vla_rl.policies._lerobot.description import Description
-from vla_rl.types import Spaces
 
 SAVED_AS = "model"
 
@@ -160,9 +159,7 @@ class ActBody(Body):
         if len(set(shapes)) > 1:
             raise ValueError(f"the cameras of this ACT have different shapes: {shapes}")
         if size.horizon > config.chunk_size:
-            raise ValueError(
-                f"chunk {size.horizon} is longer than this ACT's, {config.chunk_size}"
-            )
+            raise ValueError(f"chunk {size.horizon} is longer than this ACT's, {config.chunk_size}")
         self.image_size = shapes[0][1:]
         self.vision = net.backbone
         net.backbone = Seen()

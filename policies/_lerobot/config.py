@@ -96,9 +96,7 @@ HEADS: dict[str, tuple[type[HeadConfig], ...]] = {
 def check_least(name: str, value: int, least: int) -> None:
     """Refuse a number below the least that is allowed."""
     if value < least:
-        raise ValueError(
-            f"{name} {value} is outside the allowed range {least}, {least + 1}, ..."
-        )
+        raise ValueError(f"{name} {value} is outside the allowed range {least}, {least + 1}, ...")
 
 
 @dataclass(frozen=True)

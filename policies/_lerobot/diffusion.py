@@ -18,7 +18,6 @@ from vla_rl.policies._heads.config import HeadConfig, Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._lerobot.body import ActionScale, Body
 from vla_rl.policies._lerobot.description import Description
-from vla_rl.types import Spaces
 
 SAVED_AS = "diffusion"
 
@@ -63,9 +62,7 @@ class DiffusionHead(CorrelatedHead):
     alphas: Tensor  # [S + 1] of the samples of a chain, the last one is 1
     times: Tensor  # [S] what the network is told
 
-    def __init__(
-        self, config: HeadConfig, size: Size, net: Any, chain: Chain, first: int
-    ) -> None:
+    def __init__(self, config: HeadConfig, size: Size, net: Any, chain: Chain, first: int) -> None:
         super().__init__(config, size.horizon, size.action_dim)
         self.net = net
         self.whole, self.first = net.config.horizon, first

@@ -86,7 +86,9 @@ def _reading(config: VisionLanguageConfig) -> _Reading:
 class VLMBackbone(Backbone):
     """Hidden states of a vision-language model's tokens."""
 
-    def __init__(self, config: VisionLanguageConfig, spaces: Spaces, words: Sequence[int] = ()) -> None:
+    def __init__(
+        self, config: VisionLanguageConfig, spaces: Spaces, words: Sequence[int] = ()
+    ) -> None:
         """Make the network of ``config.architecture``, with output embeddings of ``words`` only."""
         super().__init__(config.precision)
         self.about = about = Description.from_json(config.architecture)

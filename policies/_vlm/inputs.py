@@ -137,7 +137,7 @@ class Prompter:
         before, _, after = prompt.partition(IMAGES)
         if before.strip() and not self.processor.chat_template:
             raise ValueError(
-                f"vlm_prompt {prompt!r} has words before the images, but {source!r} has no chat "
+                f"prompt {prompt!r} has words before the images, but {source!r} has no chat "
                 f"template and puts images first: begin the prompt with {IMAGES}"
             )
         self._before, self._after = before, after
@@ -198,7 +198,7 @@ class Prompter:
             if given > about.length:
                 raise ValueError(
                     f"instruction {sentence!r} needs {given - about.length} tokens more than the "
-                    f"{self._words} of vlm_words; raise it to {self._words + given - about.length}"
+                    f"{self._words} of `words`; raise it to {self._words + given - about.length}"
                 )
             row = np.zeros((len(about.text_inputs), about.length), np.float32)
             for i, name in enumerate(about.text_inputs):
@@ -260,8 +260,8 @@ class Prompter:
         kind, config = self._config.model_type, self._config
         if kind not in _SIZES:
             raise ValueError(
-                f"vision_size {size}: {self._source!r} ({kind}) takes images of its own size only; "
-                f"leave vision_size out. It can be chosen for {', '.join(sorted(_SIZES))}"
+                f"size {size}: {self._source!r} ({kind}) takes images of its own size only; "
+                f"leave size out. It can be chosen for {', '.join(sorted(_SIZES))}"
             )
         patch = config.vision_config.patch_size
         if kind == "internvl":

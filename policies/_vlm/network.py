@@ -89,7 +89,7 @@ def _keep_layers(network: Any, layers: int | None) -> None:
     text = network.get_text_config()
     if not 1 <= layers <= text.num_hidden_layers:
         raise ValueError(
-            f"vision_layer {layers} is outside the allowed range 1, ..., {text.num_hidden_layers}, "
+            f"layers {layers} is outside the allowed range 1, ..., {text.num_hidden_layers}, "
             "the layers of the language model"
         )
     text.num_hidden_layers = layers

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import SPARSE, fake_returns, fit, fresh, make_policy, packed, play_groups
+from tests.helpers import (
+    SPARSE,
+    composed,
+    fake_returns,
+    fit,
+    fresh,
+    make_policy,
+    packed,
+    play_groups,
+)
 from vla_rl import functional as F
 from vla_rl import plugins
 from vla_rl.algorithms import gfpo, loop, ppo, reinforce_pp
@@ -364,7 +373,7 @@ def success(policy):
 def weak_policy():
     """A clone of the expert that half solves the task, and whose actions have begun to drift."""
     torch.manual_seed(0)
-    config = tiny.Config(chunk=2, std=0.4, features=256, hidden=(128, 128))
+    config = composed(tiny.Config, chunk=2, std=0.4, features=256, hidden=(128, 128))
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset(

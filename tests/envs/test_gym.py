@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from tests.helpers import composed
 from vla_rl import gym_spaces, plugins
 from vla_rl.envs._gym import ids, images, success_rule
 from vla_rl.policies import tiny
@@ -200,7 +201,7 @@ def test_actions_are_checked_and_the_clock_truncates():
 def policy_for(name, settings):
     torch.manual_seed(0)
     suite = plugins.load("envs", name)
-    policy = tiny.Policy(tiny.Config(chunk=4, std=0.5), suite.spaces(settings))
+    policy = tiny.Policy(composed(tiny.Config, chunk=4, std=0.5), suite.spaces(settings))
     policy.remember([task.instruction for task in suite.tasks()])
     return policy
 

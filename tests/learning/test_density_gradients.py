@@ -17,9 +17,11 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, nn
 
+from tests.helpers import head_config
 from vla_rl.action_head import DENSITIES, Exactness
 from vla_rl.policies import _heads
-from vla_rl.policies._heads import HeadConfig, exploration_noise, flow
+from vla_rl.policies._heads import exploration_noise, flow
+from vla_rl.policies._heads.config import Size
 from vla_rl.policies._heads.correlated import CorrelatedHead
 from vla_rl.policies._heads.gaussian import GaussianHead
 from vla_rl.policies._heads.laplace import LaplaceHead
@@ -37,15 +39,15 @@ SURE = 4.5  # standard errors
 
 HEADS: dict[str, dict[str, Any]] = {
     "gaussian": {"head": "gaussian"},
-    "laplace": {"head": "laplace"},
-    "sde": {"head": "flow_sde", "denoising_steps": 2, "flow_noise_level": 0.8},
+    "laplace": {"head": "laplace", "std": STD},
+    "sde": {"head": "flow_sde", "denoising_steps": 2, "noise_level": 0.8},
     "one": {
         "head": "flow_sde",
         "denoising_steps": 2,
-        "flow_noise_level": 0.8,
-        "flow_stochastic": "one",
+        "noise_level": 0.8,
+        "stochastic": "one",
     },
-    "noise": {"head": "flow_noise", "denoising_steps": 2, "flow_noise_std": (0.2, 0.5)},
+    "noise": {"head": "flow_noise", "denoising_steps": 2, "noise_std": (0.2, 0.5)},
 }
 
 
@@ -66,9 +68,9 @@ class Said(nn.Module):
 def make(name: str, density: str, rows: int, **settings: Any) -> CorrelatedHead:
     """A head whose means are parameters of their own in every row."""
     torch.manual_seed(0)
-    whole = {"chunk": H, "hidden": (8,), "std": STD, "rho": RHO, "episode_share": SHARE}
-    config = HeadConfig(**{**whole, **HEADS[name], "density": density, **settings})
-    head = _heads.make(config, 1, 0, A)
+    whole = {"rho": RHO, "episode_share": SHARE, **HEADS[name], "density": density, **settings}
+    size = Size(whole.pop("chunk", H), A, context_dim=1, hidden=(8,))
+    head = _heads.make(head_config(**whole), size)
     assert isinstance(head, CorrelatedHead)
     if isinstance(head, flow.FlowHead):
         head.denoiser = Said(rows)  # type: ignore[assignment]

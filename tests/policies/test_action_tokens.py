@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from tests.helpers import fresh, packed
+from tests.helpers import composed, fresh, packed
 from tests.policies import vlm_families
 from tests.policies.test_vlm_families import MARKS
 from vla_rl import plugins
@@ -66,7 +66,8 @@ def llava(folder: Folder) -> Path:
 
 def config_of(folder: Path, **settings: Any) -> Config:
     base = {"chunk": CHUNK, "text": "hash", "precision": "float32", "width": 8, "hidden": (16,)}
-    return Config(**{**base, "vision": f"vlm:{folder}", **settings})
+    made: Config = composed(Config, **{**base, "backbone": f"vlm:{folder}", **settings})
+    return made
 
 
 def make(folder: Path, spaces: Spaces = SPACES, **settings: Any) -> action_tokens.Policy:
@@ -382,7 +383,7 @@ def test_only_trained_groups_get_a_gradient(llava: Path, rank: int, frozen: tupl
 
 
 def test_the_critic_moves_nothing_else(llava: Path):
-    policy = make(llava, vlm_trains=("language", "connector", "vision"))
+    policy = make(llava, trains=("language", "connector", "vision"))
     chunk = act(policy)
     policy.evaluate(observe(4), said(4), chunk.raw, chunk.features).value.sum().backward()
     assert gradients(policy) == {"critic"}
@@ -396,7 +397,7 @@ def test_images_are_looked_at_once_while_the_vision_tower_is_frozen(llava: Path)
     assert np.array_equal(chunk.features, policy.features(observe(4), said(4)))
     with mock.patch.object(tower, "forward", side_effect=AssertionError):
         policy.evaluate(blindfold(observe(4)), said(4), chunk.raw, chunk.features)
-    whole = make(llava, vlm_trains=("language", "connector", "vision"))
+    whole = make(llava, trains=("language", "connector", "vision"))
     assert act(whole).features.shape == (4, 0)
     chunk = act(whole)
     scores = whole.evaluate(observe(4), said(4), chunk.raw, chunk.features)
@@ -536,8 +537,8 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vision": "conv"}, "need a vision-language model, not the backbone 'conv'"),
-        ({"vlm_tokens": "last"}, "vlm_tokens 'last' does nothing here"),
+        ({"backbone": "conv"}, "need a vision-language model, not the backbone 'conv'"),
+        ({"backbone_tokens": "last"}, "vlm_tokens 'last' does nothing here"),
         ({"bins": 4, "action_ids": (7, 6)}, "bins 4 do not fit the 2 action_ids"),
         ({"bins": 1}, r"bins 1 is outside the allowed range 2, 3"),
         ({"temperature": 0.0}, r"temperature 0.0 is outside the allowed range \(0, inf\)"),

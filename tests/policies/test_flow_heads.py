@@ -9,24 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import WORLD, fit, make_policy
+from tests.helpers import WORLD, fit, head_config, make_policy
 from vla_rl import sft
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
 from vla_rl.functional import density, flow
 from vla_rl.policies import _heads
-from vla_rl.policies._heads import HeadConfig, exploration_noise
+from vla_rl.policies._heads import exploration_noise
 from vla_rl.policies._heads import flow as flow_heads
+from vla_rl.policies._heads.config import FlowNoiseConfig, Size
 from vla_rl.rollout.slots import SlotPool
 
 CONTEXT, CHUNK, A = 6, 3, 2
 K = CHUNK * A
+SIZE = Size(CHUNK, A, CONTEXT, hidden=(16,))
 WORDS = torch.zeros(0)
 """The heads read the instruction through the context only."""
 
 KINDS: dict[str, dict[str, Any]] = {
     "sde": {"head": "flow_sde"},
-    "one": {"head": "flow_sde", "flow_stochastic": "one"},
+    "one": {"head": "flow_sde", "stochastic": "one"},
     "noise": {"head": "flow_noise"},
 }
 
@@ -34,8 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def make(kind: str, **settings: Any) -> flow_heads.FlowHead:
     """A head whose networks say something."""
     torch.manual_seed(0)
-    config = HeadConfig(**{"chunk": CHUNK, "hidden": (16,), **KINDS[kind], **settings})
-    head = _heads.make(config, CONTEXT, 0, A)
+    head = _heads.make(head_config(**KINDS[kind], **settings), SIZE)
     assert isinstance(head, flow_heads.FlowHead)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -153,7 +154,7 @@ def test_greedy_acting_follows_the_ode_from_zero(kind: str) -> None:
 
 
 def test_learned_noise_stays_in_its_range_and_reads_a_detached_context() -> None:
-    head = make("noise", flow_noise_std=(0.1, 0.4))
+    head = make("noise", noise_std=(0.1, 0.4))
     assert isinstance(head, flow_heads.FlowNoise)
     context = rows(50).requires_grad_()
     (_, log_std), _ = head(context, torch.randn(50, 4, K), flow.grid(4)[:-1].view(1, 4, 1))
@@ -165,8 +166,7 @@ def test_learned_noise_stays_in_its_range_and_reads_a_detached_context() -> None
 
 
 def test_learned_noise_starts_in_the_middle_and_is_left_alone_by_imitation() -> None:
-    config = HeadConfig(chunk=CHUNK, hidden=(16,), head="flow_noise")
-    head = flow_heads.FlowNoise(config, CONTEXT, A)
+    head = flow_heads.FlowNoise(FlowNoiseConfig(), SIZE)
     (_, log_std), _ = head(rows(50), torch.randn(50, 1, K), torch.zeros(1, 1, 1))
     middle = math.sqrt(0.04 * 0.08)
     np.testing.assert_allclose(log_std.exp().detach(), middle, rtol=0.03)
@@ -178,7 +178,7 @@ def test_learned_noise_starts_in_the_middle_and_is_left_alone_by_imitation() -> 
 
 
 def test_noise_of_a_given_size_has_a_constant_entropy() -> None:
-    head = make("sde", flow_noise_level=0.5)
+    head = make("sde", noise_level=0.5)
     _, entropy = head.score(rows(2), WORDS, torch.randn(2, 5 * K))
     # .5 sqrt((1 - tau) / tau) / 2 for 4 steps, the first one .5
     std = torch.tensor([0.5, 0.433013, 0.25, 0.144338])
@@ -284,8 +284,8 @@ def torn() -> dict[str, torch.Tensor]:
 
 
 def undecided(kind: str) -> flow_heads.FlowHead:
-    settings = {"chunk": 1, "hidden": (32, 32), "denoising_steps": 10, **KINDS[kind]}
-    head = _heads.make(HeadConfig(**settings), 1, 0, 1)
+    config = head_config(denoising_steps=10, **KINDS[kind])
+    head = _heads.make(config, Size(1, 1, context_dim=1, hidden=(32, 32)))
     assert isinstance(head, flow_heads.FlowHead)
     return head
 

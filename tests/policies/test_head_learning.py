@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.algorithms.test_algorithms import RED, Here, learner_for, made, success
-from tests.helpers import SPARSE, fit
+from tests.helpers import SPARSE, composed, fit
 from vla_rl.curricula import uniform
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.envs import point_reach
@@ -26,13 +26,13 @@ ITERATIONS = {"grpo": 12, "loop": 10, "ppo": 14}
 # Exploration is wide, as for the Gaussian head in test_algorithms.
 HEADS = {
     "laplace": ({"head": "laplace", "std": 0.1}, 0.5, (5e-4, 2e-3)),
-    "flow-sde": ({"head": "flow_sde", "flow_noise_level": 0.8}, 0.3, (2e-4, 3e-4)),
+    "flow-sde": ({"head": "flow_sde", "noise_level": 0.8}, 0.3, (2e-4, 3e-4)),
     "flow-one": (
-        {"head": "flow_sde", "flow_noise_level": 0.8, "flow_stochastic": "one"},
+        {"head": "flow_sde", "noise_level": 0.8, "stochastic": "one"},
         0.3,
         (3e-4, 5e-4),
     ),
-    "flow-noise": ({"head": "flow_noise", "flow_noise_std": (0.2, 0.5)}, 0.3, (2e-4, 3e-4)),
+    "flow-noise": ({"head": "flow_noise", "noise_std": (0.2, 0.5)}, 0.3, (2e-4, 3e-4)),
 }
 
 
@@ -41,7 +41,7 @@ def clone(request):
     """Half as good as the expert, and then made to drift; its success, and learning rates."""
     settings, drift, rates = HEADS[request.param]
     torch.manual_seed(SEED)
-    config = tiny.Config(chunk=2, features=256, hidden=(128, 128), **settings)
+    config = composed(tiny.Config, chunk=2, features=256, hidden=(128, 128), **settings)
     policy = tiny.Policy(config, point_reach.spaces(point_reach.Settings()))
     pool = SlotPool("point_reach", point_reach.Settings())
     data = ChunkDataset(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla_rl.policies._heads import HeadConfig
+from vla_rl.policies._heads.config import GaussianConfig, Size
 from vla_rl.policies._heads.gaussian import GaussianHead
 
 CONTEXT, TEXT = 6, 4
@@ -18,8 +18,8 @@ CONTEXT, TEXT = 6, 4
 
 def make(action_dim: int = 2, **settings: Any) -> GaussianHead:
     torch.manual_seed(0)
-    config = HeadConfig(**{"chunk": 3, "hidden": (16,), **settings})
-    return GaussianHead(config, CONTEXT, TEXT, action_dim)
+    size = Size(settings.pop("chunk", 3), action_dim, CONTEXT, TEXT, hidden=(16,))
+    return GaussianHead(GaussianConfig(**settings), size)
 
 
 def last(head: GaussianHead) -> nn.Linear:

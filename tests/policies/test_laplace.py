@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla_rl.policies._heads import HeadConfig
+from vla_rl.policies._heads.config import LaplaceConfig, Size
 from vla_rl.policies._heads.laplace import LaplaceHead
 
 CONTEXT = 6
@@ -20,8 +20,8 @@ WORDS = torch.zeros(0)
 
 def make(action_dim: int = 2, **settings: Any) -> LaplaceHead:
     torch.manual_seed(0)
-    config = HeadConfig(**{"head": "laplace", "chunk": 3, "hidden": (16,), **settings})
-    return LaplaceHead(config, CONTEXT, action_dim)
+    size = Size(settings.pop("chunk", 3), action_dim, CONTEXT, hidden=(16,))
+    return LaplaceHead(LaplaceConfig(**settings), size)
 
 
 def fix(network: nn.Sequential, *values: float) -> None:

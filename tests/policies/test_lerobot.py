@@ -308,7 +308,7 @@ def test_the_default_smolvla_keeps_what_it_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"flow_stochastic": "one"}, {"head": "flow_noise"}, {"rho": 0.5}], ids=str
+    "settings", [{"stochastic": "one"}, {"head": "flow_noise"}, {"rho": 0.5}], ids=str
 )
 def test_the_other_chains_of_smolvla_repeat_their_logprob(settings: dict[str, Any]) -> None:
     policy = CASES["smolvla"].make(**settings)
@@ -429,7 +429,7 @@ def test_images_are_scaled_to_the_size_of_the_policy(tmp_path: Path) -> None:
         ({"kind": "act", "adapt": True}, "name it as model"),
         ({"kind": "diffusion", "denoising_std": 0.0}, "denoising_std 0.0 is outside"),
         ({"kind": "diffusion", "denoising_steps": 101}, "is more than the policy was trained with"),
-        ({"kind": "smolvla", "flow_noise_level": 2.0}, "flow_noise_level 2.0 is outside"),
+        ({"kind": "smolvla", "noise_level": 2.0}, "noise_level 2.0 is outside"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from tests.helpers import WORLD, fit, fresh, packed
+from tests.helpers import WORLD, composed, fit, fresh, packed
 from tests.policies import tiny_pi0
 from vla_rl import plugins
 from vla_rl.demos.chunks import ChunkDataset
@@ -40,7 +40,7 @@ C, M = tiny_pi0.CHUNK, tiny_pi0.ACTION
 def make(spaces: Spaces = SPACES, **settings: Any) -> pi0.Policy:
     torch.manual_seed(0)
     given = {"model": tiny_pi0.folder(), "chunk": CHUNK, "precision": "float32", **settings}
-    policy = pi0.Policy(pi0.Config(**given), spaces)
+    policy = pi0.Policy(composed(pi0.Config, **given), spaces)
     policy.remember(SENTENCES)
     return policy
 
@@ -138,7 +138,7 @@ def test_imitation_is_the_loss_of_transformers_where_it_counts(
 # -------------------------------------------------------------------------------- what is computed
 
 
-@pytest.mark.parametrize("settings", [{}, {"flow_stochastic": "one"}, {"head": "flow_noise"}])
+@pytest.mark.parametrize("settings", [{}, {"stochastic": "one"}, {"head": "flow_noise"}])
 def test_the_prefix_runs_once_and_all_steps_are_scored_in_one_pass(
     settings: dict[str, Any],
 ) -> None:
@@ -265,9 +265,9 @@ def test_an_update_moves_the_expert_and_leaves_paligemma_alone(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"flow_noise_level": 0.5},
-        {"flow_noise_level": 0.5, "flow_stochastic": "one"},
-        {"head": "flow_noise", "flow_noise_std": (0.08, 0.16)},
+        {"noise_level": 0.5},
+        {"noise_level": 0.5, "stochastic": "one"},
+        {"head": "flow_noise", "noise_std": (0.08, 0.16)},
     ],
 )
 def test_actions_move_towards_the_reward(settings: dict[str, Any]) -> None:
@@ -407,12 +407,12 @@ def test_bad_settings_are_named_before_a_model_is_asked_for(
     settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        pi0.Config(**settings)
+        composed(pi0.Config, **settings)
 
 
 def test_settings_of_other_heads_are_refused() -> None:
     with pytest.raises(ValueError, match="std_by_instruction True is a setting of gaussian"):
-        pi0.Config(std_by_instruction=True).check_use()
+        composed(pi0.Config, std_by_instruction=True).check_use()
 
 
 def test_another_model_is_no_pi0(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 import tyro
 
+from tests.helpers import composed
 from vla_rl import plugins
 from vla_rl.action_head import DENSITIES
 from vla_rl.policies import pi0, tiny, vla
@@ -32,14 +33,14 @@ from vla_rl.types import ActionChunk, Observation, Spaces
 SPACES = Spaces(views=("front", "wrist"), image_size=16, state_dim=3, action_dim=2)
 SENTENCES = ("open the drawer", "close the drawer")
 CHUNK = 3
-ViT: dict[str, Any] = {"vision": "timm:test_vit", "vision_size": 32, "pretrained": False}
+ViT: dict[str, Any] = {"backbone": "timm:test_vit", "size": 32, "pretrained": False}
 HEADS: dict[str, dict[str, Any]] = {
     "chunk": {"density": "chunk"},
     "decision": {"density": "decision"},
     "episode": {"density": "episode"},
     "laplace": {"head": "laplace"},
     "flow-sde": {"head": "flow_sde"},
-    "flow-one": {"head": "flow_sde", "flow_stochastic": "one"},
+    "flow-one": {"head": "flow_sde", "stochastic": "one"},
     "flow-noise": {"head": "flow_noise"},
 }
 PI0: dict[str, Any] = {
@@ -69,7 +70,7 @@ def action_token_files() -> dict[str, Any]:
 
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
-    return {"vision": f"vlm:{vlm_families.build('idefics3', folder)}"}
+    return {"backbone": f"vlm:{vlm_families.build('idefics3', folder)}"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Case:
         if settings.keys() - known:
             pytest.skip(f"{self.name} has no {', '.join(settings.keys() - known)}")
         torch.manual_seed(0)
-        config = self.module.Config(**{"chunk": CHUNK, **self.settings, **self.files(), **settings})
+        config = composed(
+            self.module.Config, **{"chunk": CHUNK, **self.settings, **self.files(), **settings}
+        )
         policy: PolicyBase = self.module.Policy(config, spaces)
         policy.remember(SENTENCES)
         with torch.no_grad():
@@ -111,7 +114,7 @@ def cases() -> list[Case]:
     ]
     of_pi0: dict[str, dict[str, Any]] = {
         "lora": {"lora_rank": 2},
-        "one": {"flow_stochastic": "one"},
+        "one": {"stochastic": "one"},
         "noise": {"head": "flow_noise"},
     }
     found += [
@@ -121,7 +124,7 @@ def cases() -> list[Case]:
     hashed = {"text": "hash"}
     variants = {
         "attention": {"token_learner": "attention", "std_by_instruction": True},
-        "timm": {**ViT, "vision": "timm:test_resnet", "precision": "float32"},
+        "timm": {**ViT, "backbone": "timm:test_resnet", "precision": "float32"},
         "lora": {**ViT, "lora_rank": 2},
     }
     found += [Case(f"tiny-{name}", tiny, settings) for name, settings in HEADS.items()]
@@ -182,8 +185,8 @@ def test_evaluate_repeats_the_logprob_of_acting(case: Case, frozen: tuple[str, .
 
 def test_acting_returns_arrays_of_the_agreed_kinds(case: Case) -> None:
     wide: dict[str, dict[str, Any]] = {
-        "flow_sde": {"denoising_steps": 1, "flow_noise_level": 1.0},
-        "flow_noise": {"flow_noise_std": (0.5, 1.0)},
+        "flow_sde": {"denoising_steps": 1, "noise_level": 1.0},
+        "flow_noise": {"noise_std": (0.5, 1.0)},
     }
     policy = case.make(std=1.0, **wide.get(case.settings.get("head", ""), {}))
     chunk = act(policy)
@@ -575,9 +578,9 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
         ({"head": "lapalce"}, "unknown head 'lapalce'; did you mean 'laplace'"),
         ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
-        ({"flow_noise_level": 0.0}, r"flow_noise_level 0.0 is outside the allowed range \(0.0, 1"),
-        ({"flow_stochastic": "two"}, "unknown flow_stochastic 'two'.*allowed: all, one"),
-        ({"flow_noise_std": (0.2, 0.1)}, r"flow_noise_std \(0.2, 0.1\) must be two rising"),
+        ({"noise_level": 0.0}, r"noise_level 0.0 is outside the allowed range \(0.0, 1"),
+        ({"stochastic": "two"}, "unknown stochastic 'two'.*allowed: all, one"),
+        ({"noise_std": (0.2, 0.1)}, r"noise_std \(0.2, 0.1\) must be two rising"),
     ],
 )
 def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: str) -> None:
@@ -591,30 +594,30 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
         ("laplace", {"std_by_instruction": True}),
         ("flow_sde", {"std_by_instruction": True}),
         ("gaussian", {"denoising_steps": 5}),
-        ("laplace", {"flow_noise_level": 0.3}),
-        ("flow_noise", {"flow_stochastic": "one"}),
-        ("flow_sde", {"flow_noise_std": (0.05, 0.1)}),
+        ("laplace", {"noise_level": 0.3}),
+        ("flow_noise", {"stochastic": "one"}),
+        ("flow_sde", {"noise_std": (0.05, 0.1)}),
     ],
 )
 def test_a_setting_of_another_head_is_refused(head: str, settings: dict[str, Any]) -> None:
     name = next(iter(settings))
     with pytest.raises(ValueError, match=f"{name} .* is a setting of .*head '{head}' does not"):
-        new_policy("tiny", tiny.Config(head=head, **settings), SPACES, 0, "cpu")
+        new_policy("tiny", composed(tiny.Config, head=head, **settings), SPACES, 0, "cpu")
     # A run from fresh weights sets it unasked.
-    assert new_policy("tiny", tiny.Config(head=head, std=0.5), SPACES, 0, "cpu").chunk
+    assert new_policy("tiny", composed(tiny.Config, head=head, std=0.5), SPACES, 0, "cpu").chunk
 
 
 def test_settings_out_of_use_do_not_spoil_a_saved_policy(tmp_path: Path) -> None:
     """Their defaults may have changed since it was saved."""
-    tiny.Policy(tiny.Config(flow_noise_level=0.9), SPACES).save_pretrained(tmp_path)
-    assert load_policy(tmp_path).config.flow_noise_level == 0.9
+    tiny.Policy(composed(tiny.Config, noise_level=0.9), SPACES).save_pretrained(tmp_path)
+    assert load_policy(tmp_path).config.noise_level == 0.9
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vision": "cnov"}, "unknown vision backbone 'cnov'; did you mean 'conv'"),
-        ({"vision": "timm:resnet_18"}, "unknown timm model 'resnet_18'; did you mean .*resnet18"),
+        ({"backbone": "cnov"}, "unknown vision backbone 'cnov'; did you mean 'conv'"),
+        ({"backbone": "timm:resnet_18"}, "unknown timm model 'resnet_18'; did you mean .*resnet18"),
         ({"text": "minlm"}, "unknown text encoder 'minlm'; did you mean 'minilm'"),
         ({"token_learner": "attentive"}, "unknown token learner .* did you mean 'attention'"),
         ({"precision": "half"}, "unknown precision 'half'.*bfloat16"),
@@ -627,7 +630,7 @@ def test_settings_out_of_use_do_not_spoil_a_saved_policy(tmp_path: Path) -> None
 )
 def test_bad_vla_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        vla.Config(**settings)
+        composed(vla.Config, **settings)
 
 
 # ------------------------------------------------------------------------- the shipped backbones
@@ -636,7 +639,7 @@ def test_bad_vla_settings_are_named(settings: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize("size", [16, 30, 64, 100])
 def test_conv_takes_any_image_size(size: int) -> None:
     spaces = replace(SPACES, image_size=size)
-    policy = vla.Policy(vla.Config(text="hash"), spaces)
+    policy = vla.Policy(composed(vla.Config, text="hash"), spaces)
     side = -(-size // 8)
     policy.remember(SENTENCES)
     with pytest.raises(ValueError, match="caches no features"):
@@ -655,7 +658,7 @@ def test_the_policy_learns_where_things_are(learner: str) -> None:
         image[0, y - 2 : y + 2, x - 2 : x + 2] = 220
     actions = (places[:, None] / 16 - 1).astype(np.float32)
     torch.manual_seed(0)
-    policy = vla.Policy(vla.Config(chunk=1, text="hash", token_learner=learner), spaces)
+    policy = vla.Policy(composed(vla.Config, chunk=1, text="hash", token_learner=learner), spaces)
     policy.remember(SENTENCES)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
 
@@ -685,7 +688,7 @@ def test_lora_trains_adapters_only() -> None:
 
 
 def test_lora_adapts_convolutions_where_there_is_no_linear_layer() -> None:
-    settings = {**ViT, "vision": "timm:test_resnet", "lora_rank": 2}
+    settings = {**ViT, "backbone": "timm:test_resnet", "lora_rank": 2}
     policy = Case("lora", vla, {"text": "hash", **settings}).make()
     assert policy.groups()["vlm"]
     step(policy)

@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import nn
 
+from tests.helpers import composed
 from tests.policies import vlm_families
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.policies import vla
@@ -56,7 +57,8 @@ def llava(folder: Folder) -> Path:
 
 def config_of(folder: Path | str, **settings: Any) -> vla.Config:
     base = {"chunk": 3, "text": "hash", "precision": "float32", "width": 8, "hidden": (16,)}
-    return vla.Config(**{**base, "vision": f"vlm:{folder}", **settings})
+    made: vla.Config = composed(vla.Config, **{**base, "backbone": f"vlm:{folder}", **settings})
+    return made
 
 
 def make(folder: Path | str, spaces: Spaces = SPACES, **settings: Any) -> Any:
@@ -118,7 +120,7 @@ def no_processor() -> Iterator[None]:
 def test_a_family_keeps_the_contract(
     folder: Folder, tmp_path: Path, family: str, lora_rank: int
 ) -> None:
-    policy = make(folder(family), lora_rank=lora_rank, vlm_tokens="all")
+    policy = make(folder(family), lora_rank=lora_rank, backbone_tokens="all")
     obs, words = observe(4), said(4)
     for frozen in ((), ("vlm",)):  # acting keeps image features, then hidden states
         policy.freeze(frozen)
@@ -157,7 +159,7 @@ def test_a_family_keeps_the_contract(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_seen_depends_on_images_and_instruction(folder: Folder, family: str) -> None:
-    policy = make(folder(family), vlm_tokens="last")
+    policy = make(folder(family), backbone_tokens="last")
     images = observe(2).images
     for pictures, words in ((images, [SENTENCES[0]] * 2), (images[[0, 0]], list(SENTENCES))):
         one, other = seen(policy, pictures, words)
@@ -166,13 +168,13 @@ def test_what_is_seen_depends_on_images_and_instruction(folder: Folder, family: 
 
 @pytest.mark.parametrize("family", ["smolvlm", "idefics3", "internvl", "qwen2_5_vl", "qwen3_vl"])
 def test_the_image_size_can_be_chosen(folder: Folder, family: str) -> None:
-    own, larger = make(folder(family)), make(folder(family), vision_size=96)
+    own, larger = make(folder(family)), make(folder(family), size=96)
     assert larger.vision.grid.positions > own.vision.grid.positions
     assert act(larger).actions.shape == (4, 3, 2)
 
 
 def test_hidden_states_are_those_of_transformers(llava: Path) -> None:
-    policy = make(llava, vlm_tokens="last", lora_rank=0)
+    policy = make(llava, backbone_tokens="last", lora_rank=0)
     processor = transformers.AutoProcessor.from_pretrained(llava)
     model = transformers.AutoModelForImageTextToText.from_pretrained(llava)
     model.load_state_dict({**model.state_dict(), **policy.vision.net.state_dict()})
@@ -199,18 +201,20 @@ def test_image_tokens_of_a_causal_model_know_only_what_stands_before_them(llava:
     images = observe(1).images[[0, 0]]
     behind = seen(make(llava), images, list(SENTENCES))
     assert torch.equal(behind[0], behind[1])
-    before = seen(make(llava, vlm_prompt="{instruction}{images}"), images, list(SENTENCES))
+    before = seen(make(llava, prompt="{instruction}{images}"), images, list(SENTENCES))
     assert not torch.allclose(before[0], before[1], atol=1e-3)
 
 
 def test_the_grid_follows_the_choice_of_tokens(llava: Path) -> None:
-    grids = {kind: make(llava, vlm_tokens=kind).vision.grid for kind in ("image", "last", "all")}
+    grids = {
+        kind: make(llava, backbone_tokens=kind).vision.grid for kind in ("image", "last", "all")
+    }
     assert grids == {"image": (2, 16, 32), "last": (1, 1, 32), "all": (1, 33, 32)}
 
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "blip_2", "florence2"])
 def test_upper_layers_are_left_out(folder: Folder, family: str) -> None:
-    whole, cut = make(folder(family)), make(folder(family), vision_layer=1)
+    whole, cut = make(folder(family)), make(folder(family), layers=1)
     sizes = [sum(p.numel() for p in policy.vision.net.parameters()) for policy in (whole, cut)]
     assert sizes[1] < sizes[0]
     assert act(cut).actions.shape == (4, 3, 2)
@@ -226,14 +230,14 @@ def test_adapters_go_where_they_are_asked_for(llava: Path) -> None:
     names = [named[id(p)] for p in policy.groups()["vlm"]]
     assert len(names) == 3 * 2 * 2  # layers, targets, A and B
     assert all("language_model" in n and (".q_proj." in n or ".v_proj." in n) for n in names)
-    both = make(llava, lora_rank=2, vlm_trains=("language", "vision", "connector"))
+    both = make(llava, lora_rank=2, trains=("language", "vision", "connector"))
     parts = {id(p): vlm_network.part_of(n) for n, p in both.vision.net.named_parameters()}
     assert {parts[id(p)] for p in both.groups()["vlm"]} == {"language", "vision", "connector"}
     assert not both.caches
 
 
 def test_a_trained_vision_tower_gets_a_gradient(llava: Path) -> None:
-    policy = make(llava, vlm_trains=("vision", "connector"))
+    policy = make(llava, trains=("vision", "connector"))
     chunk = act(policy)
     assert chunk.features.shape == (4, 0)
     scores = policy.evaluate(observe(4), said(4), chunk.raw, chunk.features)
@@ -265,7 +269,9 @@ def test_updates_start_behind_the_frozen_vision_tower(llava: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llava", "smolvlm", "idefics3", "internvl", "fast_vlm"])
 def test_the_beginning_of_a_prompt_is_read_once_while_frozen(folder: Folder, family: str) -> None:
-    policy = make(folder(family), vlm_tokens="all", vlm_prompt="{instruction}, please! {images}Go.")
+    policy = make(
+        folder(family), backbone_tokens="all", prompt="{instruction}, please! {images}Go."
+    )
     read: list[int] = []
     words = policy.vision.net.get_input_embeddings()
     words.register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
@@ -351,12 +357,12 @@ def test_a_moved_policy_reads_new_instructions(folder: Folder, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vision_layer": 9}, r"vision_layer 9 is outside the allowed range 1, \.\.\., 3"),
+        ({"layers": 9}, r"vision_layer 9 is outside the allowed range 1, \.\.\., 3"),
         ({"lora_rank": 2, "lora_targets": ("wq",)}, r"match no layer; there are down_proj"),
-        ({"vlm_words": 1}, r"'open the drawer' needs \d+ tokens more than the 1"),
-        ({"vlm_prompt": "do it"}, r"must hold \{instruction\}"),
-        ({"vlm_tokens": "first"}, "vlm_tokens 'first'"),
-        ({"vlm_trains": ("eyes",)}, "part of a vision-language model 'eyes'"),
+        ({"words": 1}, r"'open the drawer' needs \d+ tokens more than the 1"),
+        ({"prompt": "do it"}, r"must hold \{instruction\}"),
+        ({"backbone_tokens": "first"}, "vlm_tokens 'first'"),
+        ({"trains": ("eyes",)}, "part of a vision-language model 'eyes'"),
         ({"lora_targets": ("q_proj",)}, "need a lora_rank above 0"),
     ],
 )
@@ -369,12 +375,12 @@ def test_settings_that_cannot_be_are_refused(
 
 def test_a_size_that_a_model_cannot_take_is_refused(folder: Folder) -> None:
     with pytest.raises(ValueError, match=r"vision_size 64: .* takes images of its own size only"):
-        make(folder("paligemma"), vision_size=64)
+        make(folder("paligemma"), size=64)
 
 
 def test_words_before_the_images_need_a_chat_template(folder: Folder) -> None:
     with pytest.raises(ValueError, match="puts images first"):
-        make(folder("paligemma"), vlm_prompt="{instruction}{images}")
+        make(folder("paligemma"), prompt="{instruction}{images}")
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -384,10 +390,10 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
         make(tmp_path, spaces=replace(SPACES, views=()))
 
 
-@pytest.mark.parametrize("setting", [{"vlm_tokens": "all"}, {"attention": "eager"}])
+@pytest.mark.parametrize("setting", [{"backbone_tokens": "all"}, {"attention": "eager"}])
 def test_settings_of_a_vision_language_model_need_one(setting: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is a setting of a vision-language model"):
-        new_policy("vla", vla.Config(**setting), SPACES, 0, "cpu")
+        new_policy("vla", composed(vla.Config, **setting), SPACES, 0, "cpu")
 
 
 # ---------------------------------------------------------------------- the model out of packages
@@ -413,7 +419,7 @@ def test_timm_names_become_those_of_dinov2(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_embedded_model_trains_its_new_connector() -> None:
     if embedded.missing():
         pytest.skip("packages with weights are not installed: " + embedded.missing())
-    policy = make(embedded.NAME, lora_rank=2, vision_layer=1)
+    policy = make(embedded.NAME, lora_rank=2, layers=1)
     parts = {id(p): vlm_network.part_of(n) for n, p in policy.vision.net.named_parameters()}
     assert {parts[id(p)] for p in policy.groups()["vlm"]} == {"language", "connector"}
     assert policy.vision.grid == (2, 64, 576)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import make_policy, play_groups
+from tests.helpers import composed, make_policy, play_groups
 from tests.user_code import two_states
 from vla_rl import plugins
 from vla_rl.curricula import uniform
@@ -246,7 +246,9 @@ def learned(algorithm, rewards, ends, time_limit="auto", iterations=8, horizon=3
     settings = two_states.Settings(success_ends=ends)
     world = World(two_states.__name__, ("all",), (horizon,), settings)
     torch.manual_seed(0)
-    policy = tiny.Policy(tiny.Config(chunk=1, std=0.5, hidden=(16,)), two_states.spaces(settings))
+    policy = tiny.Policy(
+        composed(tiny.Config, chunk=1, std=0.5, hidden=(16,)), two_states.spaces(settings)
+    )
     policy.remember(["finish"])
     with torch.no_grad():
         policy.head.trunk[-1].bias.fill_(-0.3)  # finishes in about a quarter of its decisions

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.helpers import make_policy, play_groups
+from tests.helpers import composed, make_policy, play_groups
 from vla_rl import cli
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.envs import point_reach
@@ -59,7 +59,7 @@ def demos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clone(demos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ire") / "sft"
-    network = ("--network", "tiny", "--net.chunk", "2", "--net.std", "0.2")
+    network = ("--network", "tiny", "--net.chunk", "2", "--net.head.std", "0.2")
     words = ("--demos", demos, *network, "--sft.steps", "300", "--sft.image-shift", "0")
     assert vla_rl("sft", *words, "--out", folder) == 0
     return folder / "policy"
@@ -364,7 +364,7 @@ def test_the_second_task_knows_nothing_of_the_first_ones_algorithm(
 
 def test_gradients_from_kept_features_are_those_of_looking_again():
     torch.manual_seed(0)
-    settings = vla.Config(text="hash", hidden=(32,), chunk=3, std=0.4)
+    settings = composed(vla.Config, text="hash", hidden=(32,), chunk=3, std=0.4)
     policy = vla.Policy(settings, point_reach.spaces(point_reach.Settings()))
     policy.remember([task.instruction for task in point_reach.tasks()])
     policy.freeze({"vlm"})

@@ -203,6 +203,6 @@ class UpdateSettings:
         raise ValueError(
             f"{reason} does not fit density {' or '.join(map(repr, policy.densities))} of this "
             "policy's correlated exploration noise, whose log-probs are not those of whole chunks "
-            "or episodes: start from a policy with --net.density auto or decision, or with "
-            "--net.rho 0 --net.episode-share 0"
+            "or episodes: start from a policy with --net.head.density auto or decision, or with "
+            "--net.head.rho 0 --net.head.episode-share 0"
         )
