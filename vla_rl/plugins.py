@@ -22,6 +22,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 REQUIRED_NAMES: dict[str, tuple[str, ...]] = {
@@ -58,6 +59,12 @@ def load(kind: str, name: str) -> ModuleType:
     base, colon, parameter = name.partition(":")
     path = _path(kind, base)
     if _missing(path):
+        if "." in base:
+            raise ValueError(
+                f"the module {base!r} ({kind}) cannot be imported from {Path.cwd()}: start the "
+                f"command from the folder that holds {base.partition('.')[0]!r}, install its "
+                "package, or check the spelling"
+            )
         raise ValueError(unknown(f"{kind} plug-in", name, names(kind)) + ", or a module of yours")
     module = importlib.import_module(path)
     family = vars(module).get(FAMILY)

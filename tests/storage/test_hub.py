@@ -24,6 +24,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.helpers import WORLD, make_policy
 from vla_rl import cli
+from vla_rl.envs import point_reach
 from vla_rl.policies import tiny, vla
 from vla_rl.policy import PolicyBase, load_policy
 from vla_rl.results.evaluation import EvalResult, TaskResult
@@ -599,10 +600,24 @@ def test_a_dry_run_writes_the_folder_and_uploads_nothing(played, run, tmp_path, 
         "README.md",
     }
     assert len(ModelCard.load(out / "README.md").data.eval_results) == 3
-    assert "nothing was uploaded" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was uploaded" in said
+    assert "is not included" not in said
     assert (act(load_policy(out)) == act(load_policy(run / "policy"))).all()
     assert push(run, "--repo", REPO, "--dry-run", "--out", out) == 2
     assert "already exists; delete it" in capsys.readouterr().err
+
+
+class Own(tiny.Policy):
+    """A policy of a class that is no part of vla_rl."""
+
+
+def test_a_push_says_that_the_code_of_a_users_class_stays_behind(tmp_path, capsys):
+    policy = Own(tiny.Config(), point_reach.spaces(point_reach.Settings()))
+    save_policy(policy, WORLD.resolve(), tmp_path / "policy")
+    assert push(tmp_path, "--repo", REPO, "--dry-run", "--out", tmp_path / "dry") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"the code of the class {__name__}.Own is not included" in said
 
 
 @pytest.mark.parametrize(

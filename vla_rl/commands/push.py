@@ -56,6 +56,7 @@ class Command:
             staged = self.out if self.dry_run else Path(scratch)
             self._stage(folder, staged, evaluations)
             _show(staged, self.repo, evaluations)
+            _say_what_is_missing(_json(folder / "config.json")["class"])
             if self.dry_run:
                 print(f"dry run: written to {self.out}, nothing was uploaded")
             else:
@@ -166,6 +167,16 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} must hold a JSON object")
     return found
+
+
+def _say_what_is_missing(policy: str) -> None:
+    """Whoever reads a policy of a class outside of vla_rl needs its code, which is not uploaded."""
+    module = policy.rpartition(".")[0]
+    if not module.startswith("vla_rl."):
+        print(
+            f"the code of the class {policy} is not included: whoever uses this policy has to "
+            f"install the package that holds {module}, and to import it first (the card says so)"
+        )
 
 
 def _show(staged: Path, repo: str, evaluations: Sequence[EvalResult]) -> None:
