@@ -57,8 +57,11 @@ def head_config(head: str = "gaussian", **settings):
 def make_policy(**settings) -> tiny.Policy:
     """A small policy for the stand-in suite, the same every time."""
     torch.manual_seed(0)
+    usual = (
+        {"chunk": 3} if settings.get("head", "").startswith("flow") else {"chunk": 3, "std": 0.4}
+    )
     policy = tiny.Policy(
-        composed(tiny.Config, **{"chunk": 3, "std": 0.4, **settings}),
+        composed(tiny.Config, **{**usual, **settings}),
         point_reach.spaces(point_reach.Settings()),
     )
     policy.remember([task.instruction for task in point_reach.tasks()])

@@ -200,6 +200,37 @@ def test_a_new_policy_explores_more_than_a_clone_whatever_its_network(network):
     assert parse(Clone, ["--network", network, "--demos", "there"], "sft").net.head.std == 0.07
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--net.head", "lapalce"], "unknown head 'lapalce'; did you mean 'laplace'"),
+        (["--net.backbone", "cnov"], "unknown backbone 'cnov'; did you mean 'conv'"),
+        (["--network", "pi0", "--net.head", "laplace"], "allowed: flow_sde, flow_noise"),
+        (["--network", "action_tokens", "--net.backbone", "conv"], "allowed: vlm"),
+    ],
+)
+def test_an_unknown_kind_of_head_or_backbone_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse(Train, words, "train")
+
+
+def test_the_settings_of_another_kind_are_no_options(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(Train, ["--net.head", "laplace", "--net.head.denoising-steps", "3"], "train")
+    assert stopped.value.code == 2
+    assert "--net.head.denoising-steps" in capsys.readouterr().err
+
+
+def test_head_and_backbone_are_chosen_by_name_and_go_on_so_in_a_resumed_run(tmp_path):
+    words = ["--net.head", "flow_sde", "--net.head.stochastic", "one", "--net.backbone.precision"]
+    made = parse(Train, [*words, "float32", "--out", str(tmp_path)], "train")
+    assert made.net.head.name == "flow_sde"
+    assert (made.net.head.stochastic, made.net.backbone.precision) == ("one", "float32")
+    (tmp_path / "config.json").write_text(json.dumps(to_json(made)))
+    again = parse(Train, ["--resume", "--out", str(tmp_path)], "train")
+    assert to_json(again.net) == to_json(made.net)
+
+
 def test_a_model_that_was_trained_keeps_its_own_deviation() -> None:
     named = ["--network", "lerobot", "--net.model", "you/act_pick"]
     assert parse(Train, named, "train").net.head is None

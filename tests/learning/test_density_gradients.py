@@ -38,7 +38,7 @@ ANEW = exploration_noise.covariance(H, RHO, 0.0)
 SURE = 4.5  # standard errors
 
 HEADS: dict[str, dict[str, Any]] = {
-    "gaussian": {"head": "gaussian"},
+    "gaussian": {"head": "gaussian", "std": STD},
     "laplace": {"head": "laplace", "std": STD},
     "sde": {"head": "flow_sde", "denoising_steps": 2, "noise_level": 0.8},
     "one": {

@@ -537,8 +537,6 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "conv"}, "need a vision-language model, not the backbone 'conv'"),
-        ({"backbone_tokens": "last"}, "vlm_tokens 'last' does nothing here"),
         ({"bins": 4, "action_ids": (7, 6)}, "bins 4 do not fit the 2 action_ids"),
         ({"bins": 1}, r"bins 1 is outside the allowed range 2, 3"),
         ({"temperature": 0.0}, r"temperature 0.0 is outside the allowed range \(0, inf\)"),
@@ -552,7 +550,7 @@ def test_a_saved_policy_acts_alike_and_a_worker_needs_no_tokenizer(llava: Path, 
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        Config(**settings)
+        composed(Config, **settings)
 
 
 def test_a_moved_policy_reads_new_instructions(llava: Path, tmp_path: Path):

@@ -36,7 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
 def make(kind: str, **settings: Any) -> flow_heads.FlowHead:
     """A head whose networks say something."""
     torch.manual_seed(0)
-    head = _heads.make(head_config(**KINDS[kind], **settings), SIZE)
+    size = SIZE._replace(horizon=settings.pop("chunk", CHUNK))
+    head = _heads.make(head_config(**KINDS[kind], **settings), size)
     assert isinstance(head, flow_heads.FlowHead)
     with torch.no_grad():
         for parameter in head.parameters():

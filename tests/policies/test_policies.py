@@ -23,11 +23,24 @@ import tyro
 from tests.helpers import composed
 from vla_rl import plugins
 from vla_rl.action_head import DENSITIES
+from vla_rl.commands._parts import Parts
+from vla_rl.config import from_json
 from vla_rl.policies import pi0, tiny, vla
 from vla_rl.policies._backbones import packaged_weights
+from vla_rl.policies._backbones.config import (
+    BackboneConfig,
+    ConvConfig,
+    TimmConfig,
+    VLMConfig,
+)
 from vla_rl.policies._context import text_encoders
+from vla_rl.policies._heads.config import (
+    FlowNoiseConfig,
+    FlowSDEConfig,
+    GaussianConfig,
+    LaplaceConfig,
+)
 from vla_rl.policy import PolicyBase, load_policy
-from vla_rl.stages.setup import new_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
 
 SPACES = Spaces(views=("front", "wrist"), image_size=16, state_dim=3, action_dim=2)
@@ -51,7 +64,7 @@ ACTION_TOKENS: dict[str, Any] = {
     "text": "hash",
     "bins": 64,
     "precision": "float32",
-    "vlm_trains": ("language", "connector", "vision"),
+    "trains": ("language", "connector", "vision"),
 }
 NEEDS_CAMERAS = ("action_tokens",)
 
@@ -85,9 +98,8 @@ class Case:
 
     def make(self, spaces: Spaces = SPACES, **settings: Any) -> PolicyBase:
         """A policy with weights that are not those of the start."""
-        known = {field.name for field in fields(self.module.Config)}
-        if settings.keys() - known:
-            pytest.skip(f"{self.name} has no {', '.join(settings.keys() - known)}")
+        if lacking := settings.keys() - self.known:
+            pytest.skip(f"{self.name} has no {', '.join(lacking)}")
         torch.manual_seed(0)
         config = composed(
             self.module.Config, **{"chunk": CHUNK, **self.settings, **self.files(), **settings}
@@ -98,6 +110,15 @@ class Case:
             for parameter in policy.parameters():
                 parameter.add_(0.03 * torch.randn_like(parameter))
         return policy
+
+    @property
+    def known(self) -> set[str]:
+        """The settings that the policy has, those of its head and its backbone included."""
+        every = Parts.of(self.module.Config, "net").kinds
+        usual = {part: getattr(self.module.Config(), part).name for part in every}
+        chosen = {part: self.settings.get(part, name) for part, name in usual.items()}
+        parts = [every[part][name.partition(":")[0]] for part, name in chosen.items()]
+        return {field.name for kind in (self.module.Config, *parts) for field in fields(kind)}
 
 
 def cases() -> list[Case]:
@@ -188,7 +209,8 @@ def test_acting_returns_arrays_of_the_agreed_kinds(case: Case) -> None:
         "flow_sde": {"denoising_steps": 1, "noise_level": 1.0},
         "flow_noise": {"noise_std": (0.5, 1.0)},
     }
-    policy = case.make(std=1.0, **wide.get(case.settings.get("head", ""), {}))
+    most: dict[str, Any] = {"std": 1.0} if "std" in case.known else {}
+    policy = case.make(**most, **wide.get(case.settings.get("head", ""), {}))
     chunk = act(policy)
     assert chunk.actions.shape == (6, CHUNK, SPACES.action_dim)
     assert np.abs(chunk.actions).max() == 1.0  # such noise leaves [-1, 1], actions must not
@@ -576,10 +598,9 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
             r"unknown density 'joint'.*allowed: auto, marginal, chunk, decision, episode",
         ),
         ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
-        ({"head": "lapalce"}, "unknown head 'lapalce'; did you mean 'laplace'"),
         ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
-        ({"noise_level": 0.0}, r"noise_level 0.0 is outside the allowed range \(0.0, 1"),
-        ({"stochastic": "two"}, "unknown stochastic 'two'.*allowed: all, one"),
+        ({"noise_level": 0.0}, r"noise_level 0.0 is outside the allowed range \(0, 1"),
+        ({"stochastic": "two"}, "unknown head.stochastic 'two'.*allowed: all, one"),
         ({"noise_std": (0.2, 0.1)}, r"noise_std \(0.2, 0.1\) must be two rising"),
     ],
 )
@@ -588,43 +609,85 @@ def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: s
         case.make(**settings)
 
 
+FLAT: dict[str, Any] = {
+    **{"std": 0.3, "std_by_instruction": False, "rho": 0.4, "episode_share": 0.1},
+    **{"density": "chunk", "denoising_steps": 5, "flow_noise_level": 0.3, "flow_stochastic": "one"},
+    **{"flow_noise_std": [0.05, 0.1], "chunk": 4, "hidden": [8]},
+}
+"""Settings of a head as they were saved when they stood beside each other."""
+FLAT_BACKBONE: dict[str, Any] = {
+    **{"pretrained": True, "vision_size": 32, "vision_layer": 2, "lora_rank": 2},
+    **{"lora_targets": ["q_proj"], "precision": "float32", "vlm_prompt": "{images}{instruction}"},
+    **{"vlm_words": 16, "vlm_tokens": "all", "vlm_trains": ["vision"], "attention": "eager"},
+    **{"gradient_checkpointing": True, "architecture": ""},
+}
+COMMON: dict[str, Any] = {"rho": 0.4, "episode_share": 0.1, "density": "chunk"}
+
+
 @pytest.mark.parametrize(
-    ("head", "settings"),
+    ("head", "expected"),
     [
-        ("laplace", {"std_by_instruction": True}),
-        ("flow_sde", {"std_by_instruction": True}),
-        ("gaussian", {"denoising_steps": 5}),
-        ("laplace", {"noise_level": 0.3}),
-        ("flow_noise", {"stochastic": "one"}),
-        ("flow_sde", {"noise_std": (0.05, 0.1)}),
+        ("gaussian", GaussianConfig(std=0.3, **COMMON)),
+        ("laplace", LaplaceConfig(std=0.3, **COMMON)),
+        ("flow_sde", FlowSDEConfig(denoising_steps=5, noise_level=0.3, stochastic="one", **COMMON)),
+        ("flow_noise", FlowNoiseConfig(denoising_steps=5, noise_std=(0.05, 0.1), **COMMON)),
     ],
 )
-def test_a_setting_of_another_head_is_refused(head: str, settings: dict[str, Any]) -> None:
-    name = next(iter(settings))
-    with pytest.raises(ValueError, match=f"{name} .* is a setting of .*head '{head}' does not"):
-        new_policy("tiny", composed(tiny.Config, head=head, **settings), SPACES, 0, "cpu")
-    # A run from fresh weights sets it unasked.
-    assert new_policy("tiny", composed(tiny.Config, head=head, std=0.5), SPACES, 0, "cpu").chunk
+def test_a_policy_whose_settings_stood_side_by_side_is_read(
+    tmp_path: Path, head: str, expected: Any
+) -> None:
+    old = {**FLAT, "head": head, "features": 16}
+    assert from_json(tiny.Config, tiny.Policy.upgraded(old)) == tiny.Config(
+        expected, chunk=4, hidden=(8,), features=16
+    )
+    policy = tiny.Policy(tiny.Config(expected, chunk=4, hidden=(8,), features=16), SPACES)
+    policy.remember(SENTENCES)
+    policy.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "config": old}))
+    loaded = load_policy(tmp_path)
+    assert loaded.config == policy.config
+    assert np.array_equal(act(loaded).actions, act(policy).actions)
 
 
-def test_settings_out_of_use_do_not_spoil_a_saved_policy(tmp_path: Path) -> None:
-    """Their defaults may have changed since it was saved."""
-    tiny.Policy(composed(tiny.Config, noise_level=0.9), SPACES).save_pretrained(tmp_path)
-    assert load_policy(tmp_path).config.noise_level == 0.9
+@pytest.mark.parametrize(
+    ("vision", "expected"),
+    [
+        ("conv", ConvConfig(precision="float32")),
+        (
+            "timm:test_vit",
+            TimmConfig("timm:test_vit", "float32", size=32, layer=2, lora_rank=2),
+        ),
+        (
+            "vlm:embedded",
+            VLMConfig(
+                *("vlm:embedded", "float32", True, 32, 2, 2, ("q_proj",)),
+                *("{images}{instruction}", 16, ("vision",), "eager", True, "", "all"),
+            ),
+        ),
+    ],
+)
+def test_a_backbone_whose_settings_stood_side_by_side_is_read(
+    vision: str, expected: BackboneConfig
+) -> None:
+    beside = {"text": "hash", "text_width": 8, "token_learner": "attention", "tokens": 3}
+    old = {**FLAT, **FLAT_BACKBONE, **beside, "width": 8, "head": "gaussian", "vision": vision}
+    made = from_json(vla.Config, vla.Policy.upgraded(old))
+    assert made.backbone == expected
+    assert (made.text, made.text_width, made.tokens, made.width) == ("hash", 8, 3, 8)
+    assert made.head == GaussianConfig(std=0.3, **COMMON)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "cnov"}, "unknown vision backbone 'cnov'; did you mean 'conv'"),
         ({"backbone": "timm:resnet_18"}, "unknown timm model 'resnet_18'; did you mean .*resnet18"),
         ({"text": "minlm"}, "unknown text encoder 'minlm'; did you mean 'minilm'"),
         ({"token_learner": "attentive"}, "unknown token learner .* did you mean 'attention'"),
         ({"precision": "half"}, "unknown precision 'half'.*bfloat16"),
         ({"tokens": 0}, "tokens 0 is outside"),
         ({"token_learner": "attention", "width": 30}, "width 30 is not a multiple of 4"),
-        ({"lora_rank": 4}, "lora_rank 4 needs a pretrained backbone"),
-        ({"lora_rank": -1}, "lora_rank -1 is outside"),
+        ({**ViT, "lora_rank": -1}, "lora_rank -1 is outside"),
         ({"text_width": 0}, "text_width 0 is outside"),
     ],
 )

@@ -27,7 +27,6 @@ from vla_rl.policies._vlm import inputs as vlm_inputs
 from vla_rl.policies._vlm import network as vlm_network
 from vla_rl.policy import load_policy
 from vla_rl.rollout.policy_worker import PolicyRecipe
-from vla_rl.stages.setup import new_policy
 from vla_rl.types import ActionChunk, Observation, Spaces
 
 SPACES = Spaces(views=("front", "wrist"), image_size=64, state_dim=3, action_dim=2)
@@ -357,11 +356,11 @@ def test_a_moved_policy_reads_new_instructions(folder: Folder, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": 9}, r"vision_layer 9 is outside the allowed range 1, \.\.\., 3"),
+        ({"layers": 9}, r"layers 9 is outside the allowed range 1, \.\.\., 3"),
         ({"lora_rank": 2, "lora_targets": ("wq",)}, r"match no layer; there are down_proj"),
         ({"words": 1}, r"'open the drawer' needs \d+ tokens more than the 1"),
         ({"prompt": "do it"}, r"must hold \{instruction\}"),
-        ({"backbone_tokens": "first"}, "vlm_tokens 'first'"),
+        ({"backbone_tokens": "first"}, "backbone.tokens 'first'"),
         ({"trains": ("eyes",)}, "part of a vision-language model 'eyes'"),
         ({"lora_targets": ("q_proj",)}, "need a lora_rank above 0"),
     ],
@@ -374,7 +373,7 @@ def test_settings_that_cannot_be_are_refused(
 
 
 def test_a_size_that_a_model_cannot_take_is_refused(folder: Folder) -> None:
-    with pytest.raises(ValueError, match=r"vision_size 64: .* takes images of its own size only"):
+    with pytest.raises(ValueError, match=r"size 64: .* takes images of its own size only"):
         make(folder("paligemma"), size=64)
 
 
@@ -388,12 +387,6 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
         make(tmp_path / "nothing")
     with pytest.raises(ValueError, match="has no cameras"):
         make(tmp_path, spaces=replace(SPACES, views=()))
-
-
-@pytest.mark.parametrize("setting", [{"backbone_tokens": "all"}, {"attention": "eager"}])
-def test_settings_of_a_vision_language_model_need_one(setting: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="is a setting of a vision-language model"):
-        new_policy("vla", composed(vla.Config, **setting), SPACES, 0, "cpu")
 
 
 # ---------------------------------------------------------------------- the model out of packages
@@ -427,6 +420,6 @@ def test_the_embedded_model_trains_its_new_connector() -> None:
 
 
 def test_a_description_survives_as_text(llava: Path) -> None:
-    about = vlm_inputs.Description.from_json(make(llava).config.architecture)
+    about = vlm_inputs.Description.from_json(make(llava).config.backbone.architecture)
     assert vlm_inputs.Description.from_json(about.to_json()) == about
     assert json.loads(about.to_json())["image_tokens"] == 32
