@@ -12,7 +12,7 @@ PolicyT = TypeVar("PolicyT", bound="PretrainedPolicy")
 
 
 class PretrainedPolicy(PolicyBase):
-    """A policy whose settings, or those of its backbone, say whether it starts pretrained."""
+    """A policy whose settings, or those of its backbone, include `pretrained`."""
 
     @classmethod
     def blank(cls: type[PolicyT], config: Any, spaces: Spaces) -> PolicyT:

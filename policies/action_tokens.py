@@ -1,4 +1,4 @@
-"""A vision-language model that speaks its actions: every number is a token of its vocabulary."""
+"""A vision-language model that generates actions: each number is a token of its vocabulary."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Policy(PretrainedPolicy):
         """Make the network.
 
         Raises:
-            ValueError: If there is no such model, it cannot speak actions, or there are no cameras.
+            ValueError: If there is no such model, it cannot generate actions, or there is no camera.
         """
         from vla_rl.policies._heads import tokens as _action_tokens
 

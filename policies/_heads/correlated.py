@@ -19,8 +19,8 @@ from vla_rl.policies._heads.config import AUTO, HeadConfig
 class CorrelatedHead(HeadBase, ABC):
     """A head that explores with the noise of :mod:`vla_rl.policies._heads.exploration_noise`.
 
-    Every random number of a chunk has a normal score e, which at acting is the noise. What the
-    log-probability of a chunk knows of the correlation of its scores is :attr:`density` (see
+    Every random number of a chunk has a normal score e, which at acting is the noise. How the
+    log-probability of a chunk treats the correlation of its scores is :attr:`density` (see
     :mod:`vla_rl.action_head`). The noise, and so the actions, are the same for all but
     ``"decision"``, under which no part of the noise lasts for an episode. A subclass adds
     :meth:`dependence` to the log-densities of units by themselves, and :meth:`log_width` to their
@@ -72,7 +72,7 @@ class CorrelatedHead(HeadBase, ABC):
         """
         if self.config.density not in (AUTO, known(name)):
             raise ValueError(
-                f"density {name!r} was asked of a policy whose settings say density "
+                f"density {name!r} was asked of a policy whose settings fix density "
                 f"{self.config.density!r}; one with density {AUTO!r} takes any"
             )
         super().use_density(name)
@@ -104,7 +104,7 @@ class CorrelatedHead(HeadBase, ABC):
         return whole, constant
 
     def recorded(self, sampled: Tensor, constant: Tensor) -> Tensor:
-        """``raw``: what was sampled ``[B, R]``, then what its density has to know besides."""
+        """``raw``: what was sampled ``[B, R]``, then what else its density depends on."""
         if not self._remembers:
             return sampled
         return torch.cat([sampled, constant.flatten(1)], dim=1)

@@ -12,7 +12,7 @@ chunk, and ``share`` between two decisions of an episode. Given ``c`` the decisi
 with mean ``sqrt(share) * c`` and covariance ``(1 - share) * rho^|t - u|``.
 
 Every number is a function of the row's key alone, so an episode that is played again (after a
-crash, in another process, in another batch) meets the same noise.
+crash, in another process, in another batch) gets the same noise.
 """
 
 from __future__ import annotations

@@ -39,12 +39,12 @@ def time_features(tau: Tensor) -> Tensor:
 
 
 class FlowHead(CorrelatedHead):
-    """Denoises a chunk in S steps; a subclass says how random a step is.
+    """Denoises a chunk in S steps; a subclass defines how random a step is.
 
-    A network reads the context, the K = H * A numbers of a noisy chunk and the time, and says
-    which action it expects, ``E[A | A^tau]``. That gives the velocity,
+    A network reads the context, the K = H * A numbers of a noisy chunk and the time, and predicts
+    the expected action, ``E[A | A^tau]``. That gives the velocity,
     ``(E[A | A^tau] - A^tau) / (1 - tau)``, which is trained by conditional flow matching, and the
-    noise is gone at the end of a chain however little was learnt. (A network that says the velocity
+    noise is gone at the end of a chain however little was learnt. (One that predicts the velocity
     must learn to subtract it: after 150 steps of cloning, chains of such a one failed
     without any noise added, where it did half of the episodes greedily.)
 
@@ -90,7 +90,7 @@ class FlowHead(CorrelatedHead):
         return self.factors[int(self.density == "decision")]
 
     def build(self, size: Size) -> None:
-        """Make the network, and say how wide its inputs are and in how many parts."""
+        """Make the network; sets the width of its inputs and their number of parts."""
         self.inputs, self.parts = size.context_dim + self.units + 2 * PERIODS, 1
         self.denoiser = mlp(self.inputs, size.hidden, self.units, gain=0.01)
 
@@ -109,7 +109,7 @@ class FlowHead(CorrelatedHead):
         Args:
             inputs: What the velocity was made of; see :meth:`predict`.
             samples: ``[B, S, K]`` A^tau.
-            velocity: ``[B, S, K]`` what it said.
+            velocity: ``[B, S, K]`` of the network.
             tau: ``[B, S, 1]`` or ``[1, S, 1]``, in [0, 1).
         """
 
@@ -176,7 +176,7 @@ class FlowHead(CorrelatedHead):
         return flow.matching_loss(velocity, known, noise, counted.flatten(1)[:, None])
 
     def times(self, rows: int, generator: Generator | None) -> Tensor:
-        """Where imitation looks, ``[B, DRAWS, 1]``: uniform up to where the last step begins."""
+        """Times at which imitation is trained, ``[B, DRAWS, 1]``: uniform up to the last step."""
         return torch.rand(rows, DRAWS, 1, generator=generator) * (1 - 1 / self.steps)
 
     def _denoise(self, context: Tensor, noise: Tensor, random: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class FlowNoise(FlowHead):
     """Flow-Noise: every step adds noise of a learned size to the ODE's.
 
     A second network of the same shape reads what the first one reads (detached: exploring must not
-    shape what the policy sees) and says the deviation of every unit, within ``noise_std`` and
+    shape the features) and predicts the deviation of every unit, within ``noise_std`` and
     at first in the middle of that range, on a log scale. Only the likelihood and the entropy bonus
     train it; greedy acting drops it (piRL, 2025, arXiv 2510.25889).
     """

@@ -32,7 +32,7 @@ class GaussianHead(CorrelatedHead):
     The sample is ``mean + std * e`` with the noise e of
     :mod:`vla_rl.policies._heads.exploration_noise`; its first K
     numbers in ``raw`` are clipped to [-1, 1] for the action (the mean is not squashed). Every unit
-    is ``N(mean, std^2)`` by itself; for what the log-prob knows of the noise's correlation see
+    is ``N(mean, std^2)`` by itself; for how the log-prob treats the noise's correlation see
     :class:`CorrelatedHead`. Greedy acting (no keys) returns the mean and its density.
     """
 

@@ -35,15 +35,15 @@ class LaplaceHead(CorrelatedHead):
     """A Laplace distribution over the K = H * A numbers of a chunk, for means trained by L1.
 
     RIPT-VLA (2025, arXiv 2505.17016) gives OpenVLA-OFT's regression head a likelihood this way. A
-    second network of the same shape says ``log b`` of every unit. It reads a detached context, as
-    how sure the policy is must not shape what it sees. The deviation ``sqrt(2) b`` starts at
+    second network of the same shape predicts ``log b`` of every unit. Its context is detached, as
+    uncertainty must not shape the features. The deviation ``sqrt(2) b`` starts at
     ``std`` and stays in [std, 1]: cloning fits it to the errors on the demonstrations, which get
     so small that nothing would be left to explore with (RIPT-VLA multiplies b by 5 for that).
 
     Exploration noise is that of :mod:`vla_rl.policies._heads.exploration_noise`, turned into
     Laplace numbers by rank,
     so ``rho`` and ``episode_share`` mean what they mean for the Gaussian head, while every single
-    unit is exactly Laplace. For what the log-prob knows of the correlation see
+    unit is exactly Laplace. For how the log-prob treats the correlation see
     :class:`CorrelatedHead`. Greedy acting (no keys) returns the mean and its density.
     """
 
@@ -84,7 +84,7 @@ class LaplaceHead(CorrelatedHead):
         mask: Tensor,
         generator: Generator | None = None,
     ) -> Tensor:
-        """L1 error of the mean plus the negative log-likelihood of the scale, which sees that mean.
+        """L1 error of the mean plus the negative log-likelihood of the scale, given that mean.
 
         Means over the units of ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``. The second part
         only moves the scale; it makes the loss negative once the fit is close. Nothing is drawn, so
@@ -98,7 +98,7 @@ class LaplaceHead(CorrelatedHead):
         return error.sum() / weight.sum().clamp(min=1)
 
     def deviations(self) -> list[nn.Parameter]:
-        """The network that says ``log b``."""
+        """The network that predicts ``log b``."""
         return list(self.log_scale.parameters())
 
     def _logprob(self, law: Laplace, raw: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class LaplaceHead(CorrelatedHead):
 
 
 def scale_network(std: float, inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """A network that says ``log b``, at first about that of the deviation ``std``."""
+    """A network that predicts ``log b``, at first about that of the deviation ``std``."""
     made = mlp(inputs, hidden, outputs, gain=0.01)
     start = math.log(std / math.sqrt(2))
     nn.init.constant_(made[-1].bias, start)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def choose(config: VisionLanguageConfig, bins: int) -> tuple[int, ...]:
 
 
 class Speaker(backbone.VLMBackbone):
-    """A vision-language model that speaks on after the prompt, in chosen words.
+    """A vision-language model that continues the prompt with chosen tokens.
 
     Rows of equal prompt length are read together, so that nothing is padded and the positions and
     masks of every family are those that it makes by itself.
@@ -141,7 +141,7 @@ class Speaker(backbone.VLMBackbone):
 
 def _mute(config: VisionLanguageConfig) -> str:
     return (
-        f"{config.name!r} cannot speak actions: it is no single stack of layers that reads "
+        f"{config.name!r} cannot generate actions: it is no single stack of layers that reads "
         "images and words and writes words. Choose a decoder-only model such as SmolVLM, "
         'PaliGemma, Gemma 3, Qwen2.5-VL, InternVL or LLaVA, or the network "vla", which can use '
         "this one as a backbone"

@@ -1,4 +1,4 @@
-"""Settings of a policy that says actions as tokens of a language model."""
+"""Settings of a policy that generates actions as tokens of a language model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vla_rl.policies._heads.config import check_network
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the policy that speaks its actions."""
+    """Settings of the policy that generates actions as tokens."""
 
     backbone: VisionLanguageConfig = field(default_factory=VisionLanguageConfig)
     """The vision-language model, `vlm:MODEL`, by hub name or folder; one with a single stack of

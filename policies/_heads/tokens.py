@@ -1,4 +1,4 @@
-"""Actions as words: a vision-language model goes on after its prompt, one token for each number.
+"""Actions as tokens: a vision-language model continues its prompt, one token for each number.
 
 Every number of a chunk is one of ``bins`` equal intervals of [-1, 1], and every interval is one
 token of the model's own vocabulary: RT-2 (Brohan et al., 2023, arXiv 2307.15818) and OpenVLA (Kim
@@ -61,16 +61,16 @@ class TokenHead(HeadBase):
     word. So every word is
     drawn from the distribution that scores it, and the log-probabilities of a chunk sum to that of
     the whole. Noise that persists, as other heads have, would break this: the words before one
-    would then tell of its noise, and already a constant baseline would bias the gradient.
+    would then reveal its noise, and even a constant baseline would bias the gradient.
 
     Without keys it is greedy: the likeliest word after the likeliest words before.
 
     Args:
         config: Settings, with ``architecture`` and ``action_ids`` filled in.
-        spaces: What it sees and does.
+        spaces: Observations and actions.
 
     Raises:
-        ValueError: If the model cannot speak actions.
+        ValueError: If the model cannot generate actions.
     """
 
     def __init__(self, config: Config, spaces: Spaces) -> None:
@@ -84,7 +84,7 @@ class TokenHead(HeadBase):
         """See :class:`vla_rl.policy.ActionHead`.
 
         Args:
-            context: ``[B, F + S]`` what was kept of the images, then normalised proprioception.
+            context: ``[B, F + S]`` cached features of the images, then normalised proprioception.
             text: ``[B, L]`` the prompt.
             keys: ``[B, 2]`` seeds of the noise; ``None`` acts greedily.
         """
@@ -101,7 +101,7 @@ class TokenHead(HeadBase):
         words = self.speaker.say(kept, text, known, self.units, pick)
         if keys is not None and uses_bfloat16(self.config.backbone.precision, context.device):
             # A cached pass and a whole one round differently (0.15 nats were seen), and the update
-            # knows the whole one.
+            # computes the whole one.
             logprob, _ = self.score(context, text, words)
         actions = centres(words, self.config.bins).view(-1, self.config.chunk, self.action_dim)
         return Sample(words.float(), actions, logprob)
@@ -138,7 +138,7 @@ class TokenHead(HeadBase):
         return F.log_softmax(self.speaker.scores(states) / self.config.temperature, dim=-1)
 
     def _split(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What was kept of the images, and the words ``[B, n]`` that follow the prompt."""
+        """Cached features of the images, and the tokens ``[B, n]`` that follow the prompt."""
         sizes = [context.shape[1] - self.state_dim, self.state_dim]
         kept, state = torch.split(context, sizes, dim=1)  # type: ignore[no-untyped-call]
         known = discretise(state / STATE_RANGE, self.config.bins)

@@ -19,7 +19,7 @@ class WholeChunkFlow(FlowHead):
     """
 
     def build(self, size: Size) -> None:
-        """Nothing but to say how wide the states are, and in how many parts they come."""
+        """Only sets the width of the states and their number of parts."""
         self.inputs, self.parts = size.context_dim, self.horizon
 
 
@@ -29,7 +29,7 @@ def variant(
     one_step: Callable[..., FlowHead],
     noise: Callable[..., FlowHead],
 ) -> Callable[..., FlowHead]:
-    """Of three classes that one which the settings ask for."""
+    """The one of three classes that the settings choose."""
     if isinstance(config, FlowNoiseConfig):
         return noise
     is_one = isinstance(config, FlowSDEConfig) and config.stochastic == "one"
@@ -39,7 +39,7 @@ def variant(
 class PartOfFlow(HeadBase):
     """The first H steps and A dimensions of the chunks that a larger flow denoises.
 
-    ``raw`` holds chains of whole chunks, all of whose numbers are random, as the model knows no
+    ``raw`` holds chains of whole chunks, all of whose numbers are random, as the model has no
     others. What is not executed is not scored: it counts as given, as in piRL (2025, arXiv
     2510.25889). In imitation it is unknown: 0 at every time but for the noise, without a loss.
     """

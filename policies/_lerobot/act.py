@@ -41,7 +41,7 @@ def network(about: Description) -> Any:
 class ActHead(LaplaceHead):
     """A Laplace law around ACT's chunk, as RIPT-VLA's around a regressed one.
 
-    The means are the first H steps of ACT's own, in the suite's units. A network of its own says
+    The means are the first H steps of ACT's own, in the suite's units. Another network predicts
     ``log b`` from the decoder's state of a step (detached); see :class:`LaplaceHead`. ACT's
     variational encoder works in imitation only; acting takes the mean of its prior, as in
     LeRobot.
@@ -73,7 +73,7 @@ class ActHead(LaplaceHead):
         mask: Tensor,
         generator: Generator | None = None,
     ) -> Tensor:
-        """ACT's loss, plus the negative log-likelihood of the scale, which sees its means.
+        """ACT's loss, plus the negative log-likelihood of the scale, which depends on its means.
 
         ACT's is the L1 error of normalised actions ``[B, H, A]`` where ``mask`` ``[B, H]``, plus
         the divergence of its latent from the prior. Dropout stays off, as everywhere here.
@@ -107,7 +107,7 @@ class ActHead(LaplaceHead):
         return {OBS_IMAGES: list(maps.unbind(1)), OBS_STATE: context[:, size:]}
 
     def _encoded(self, context: Tensor, actions: Tensor, mask: Tensor) -> tuple[Tensor, Any]:
-        """States of the decoder and the law of the latent, which sees the demonstrated chunk."""
+        """States of the decoder and the distribution of the latent given the demonstrated chunk."""
         rest = self.net.config.chunk_size - self.horizon
         known = torch.where(mask[..., None], self.actions.normalised(actions), 0.0)
         batch = {

@@ -16,7 +16,7 @@ from vla_rl.types import Floats
 
 
 class ActionScale(nn.Module):
-    """Between actions of the suite, in [-1, 1], and the normalised ones that a network speaks."""
+    """Between actions of the suite, in [-1, 1], and the normalised ones of a network."""
 
     offset: Tensor  # [A]
     scale: Tensor  # [A]
@@ -27,7 +27,7 @@ class ActionScale(nn.Module):
         self.register_buffer("scale", torch.ones(action_dim))
 
     def normalised(self, actions: Tensor) -> Tensor:
-        """``[*, A]`` as the network speaks them."""
+        """``[*, A]`` normalised as the network expects them."""
         return (actions - self.offset) / self.scale
 
     def restored(self, normalised: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ class Seen(nn.Module):
 
 
 class Body(nn.Module, ABC):
-    """One kind of LeRobot policy, taken apart into what looks and what acts.
+    """One kind of LeRobot policy, taken apart into a vision part and an acting part.
 
     Attributes:
         grid: Views, positions and channels of what it makes of images.
         prompt: L, how many numbers at the start of a text row it reads; 0 if it reads no words.
         head: An :class:`vla_rl.policy.ActionHead`.
         image_size: Height and width that images are scaled to, or None if it scales them itself.
-        looks_frozen: Whether what looks is never trained.
+        looks_frozen: Whether the vision part is never trained.
     """
 
     grid: Grid

@@ -32,8 +32,8 @@ class DDPMConfig(HeadConfig):
     rho: float = 0.0  # the policy was trained with independent noise
     episode_share: float = 0.0
     denoising_steps: int = 0
-    """Steps from noise to action; 0: as many as the policy's own configuration says, or 10 if it
-    says more."""
+    """Steps from noise to action; 0: as many as in the policy's own configuration, but at most
+    10."""
     scored_steps: int = 10
     """How many of the last denoising steps count as what was decided, K'."""
     denoising_std: float = 0.1
@@ -58,7 +58,7 @@ class SmolVLASDEConfig(FlowSDEConfig):
     episode_share: float = 0.0
     noise_level: float = 0.5
     denoising_steps: int = 0
-    """Steps from noise to action, 1 to 100; 0: as many as the policy's own configuration says."""
+    """Steps from noise to action, 1 to 100; 0: as many as in the policy's own configuration."""
 
     def __post_init__(self) -> None:
         FlowSDEConfig(**vars(self) | {"denoising_steps": self.denoising_steps or 1})
@@ -72,7 +72,7 @@ class SmolVLANoiseConfig(FlowNoiseConfig):
     episode_share: float = 0.0
     noise_std: tuple[float, float] = (0.08, 0.16)
     denoising_steps: int = 0
-    """Steps from noise to action, 1 to 100; 0: as many as the policy's own configuration says."""
+    """Steps from noise to action, 1 to 100; 0: as many as in the policy's own configuration."""
 
     def __post_init__(self) -> None:
         FlowNoiseConfig(**vars(self) | {"denoising_steps": self.denoising_steps or 1})
@@ -175,7 +175,7 @@ class Config:
 
 
 def require_lerobot() -> None:
-    """Refuse to go on without LeRobot, and say how to get it.
+    """Refuse to go on without LeRobot; the error explains how to install it.
 
     Raises:
         ValueError: If it is not installed.

@@ -142,7 +142,7 @@ def fresh(
     Args:
         kind: ``act``, ``diffusion`` or ``smolvla``.
         chunk: Steps of a chunk.
-        image_size: Height and width of what it sees.
+        image_size: Height and width of its images.
         options: Settings to change, ``name=value``.
         spaces: What it is needed for.
 
@@ -162,7 +162,7 @@ def fresh(
 
 
 def check_kind(kind: str) -> None:
-    """Refuse kinds of policies that do not work here, and say what does.
+    """Refuse kinds of policies that do not work here, and name those that do.
 
     Raises:
         ValueError: If it is none of ``act``, ``diffusion`` and ``smolvla``.
@@ -242,7 +242,7 @@ def matched_views(config: Any, wanted: Sequence[str], spaces: Spaces) -> tuple[s
 
     Args:
         config: LeRobot's.
-        wanted: What the user says; nothing: by name, or else by order.
+        wanted: The user's choice; empty: by name, or else by order.
         spaces: The suite's.
 
     Raises:

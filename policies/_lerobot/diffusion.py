@@ -60,7 +60,7 @@ class DiffusionHead(CorrelatedHead):
     """
 
     alphas: Tensor  # [S + 1] of the samples of a chain, the last one is 1
-    times: Tensor  # [S] what the network is told
+    times: Tensor  # [S] timesteps that the network gets
 
     def __init__(self, config: HeadConfig, size: Size, net: Any, chain: Chain, first: int) -> None:
         super().__init__(config, size.horizon, size.action_dim)
@@ -131,7 +131,7 @@ class DiffusionHead(CorrelatedHead):
     ) -> Tensor:
         """The policy's own loss towards ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]``.
 
-        Mean squared error of the noise (or of the actions, if the network speaks those) at a step
+        Mean squared error of the noise (or of the actions, if the network predicts those) at a step
         drawn for every row. Steps of the horizon that are not demonstrated are 0 but for the noise,
         and have no loss. ``generator`` draws steps and noise.
         """

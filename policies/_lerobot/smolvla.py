@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -72,17 +71,25 @@ def network(about: Description) -> Any:
     configs = SimpleNamespace(from_pretrained=lambda name: backbone)
     readers = SimpleNamespace(from_pretrained=lambda name: SimpleNamespace(tokenizer=marks))
     # It would ask the hub, in every worker; and its processor needs one more package.
-    with (
-        mock.patch.object(smolvlm_with_expert, "AutoConfig", configs),
-        mock.patch.object(smolvlm_with_expert, "AutoProcessor", readers),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
+    with _sources(configs, readers), contextlib.redirect_stdout(io.StringIO()):
         try:
             net = VLAFlowMatching(about.config())
         except OSError as error:
             raise ValueError(f"the vision-language model cannot be read: {error}") from error
     net.vlm_with_expert.processor = None
     return net.float()
+
+
+@contextlib.contextmanager
+def _sources(configs: Any, readers: Any) -> Iterator[None]:
+    """What LeRobot reads a model's configuration and processor from, for as long as this lasts."""
+    names = {"AutoConfig": configs, "AutoProcessor": readers}
+    usual = {name: vars(smolvlm_with_expert)[name] for name in names}
+    vars(smolvlm_with_expert).update(names)
+    try:
+        yield
+    finally:
+        vars(smolvlm_with_expert).update(usual)
 
 
 def _as_seen(features: Tensor) -> Tensor:
@@ -222,7 +229,7 @@ class SmolVLABody(Body):
         self.looks_frozen = config.train_expert_only  # which means all of SmolVLM
         text = net.vlm_with_expert.config.text_config
         cache = Cache(net.vlm_with_expert.num_vlm_layers, text.num_key_value_heads, text.head_dim)
-        net.vlm_with_expert.vlm.lm_head = None  # it speaks no words
+        net.vlm_with_expert.vlm.lm_head = None  # it generates no text
         self.head = SmolVLAHead(head, size, net, cache)
         side = config.resize_imgs_with_padding
         with torch.no_grad():

@@ -117,7 +117,7 @@ def reader(reading: Reading) -> Reader:
 
 
 def describe(reading: Reading, spaces: Spaces, known: str) -> Description:
-    """What a model is: what is ``known`` of it as text, or else what its files say.
+    """What a model is: its description ``known`` as text, or else what is read from its files.
 
     Raises:
         ValueError: See :class:`Reader`.

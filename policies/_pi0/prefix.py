@@ -134,7 +134,7 @@ class Prefix(nn.Module):
                 inputs_embeds=torch.cat([looked.to(words.dtype), words], dim=1),
                 attention_mask=mask,
                 position_ids=mask.cumsum(1) - 1,
-                token_type_ids=torch.zeros_like(mask),  # one block, in which all see each other
+                token_type_ids=torch.zeros_like(mask),  # one block: all attend to each other
                 use_cache=True,
             )
         # Nothing learns through the summary, so no gradient of zeros need pass the last layer.

@@ -65,7 +65,7 @@ def describe(config: VisionLanguageConfig, spaces: Spaces) -> str:
     """What a model is, as the text of ``config.architecture``.
 
     Raises:
-        ValueError: If there is no such model, or it cannot be used as the settings say.
+        ValueError: If there is no such model, or it does not support the settings.
     """
     return _prompter(_reading(config)).describe(spaces).to_json()
 
@@ -200,7 +200,7 @@ class VLMBackbone(Backbone):
             return self.net.get_image_features(**given, return_dict=True)
 
     def _read(self, looked: Any, prompt: Tensor) -> Tensor:
-        """Tokens ``[B, V, P, C]`` from what was seen and what was said."""
+        """Tokens ``[B, V, P, C]`` from image features and prompts."""
         inputs = self._text(prompt)
         return self._chosen(self._states(looked, inputs), inputs)
 
@@ -257,7 +257,7 @@ class VLMBackbone(Backbone):
         return {name: value[:, :longest] for name, value in inputs.items()}
 
     def _layout(self) -> list[_Field]:
-        """How the tensors of one observation look; found by trying."""
+        """Shapes of the tensors of one observation, found by a trial."""
         size = self.about.image_size
         blank = torch.zeros(1, self.about.cameras, size, size, 3, dtype=torch.uint8)
         with torch.no_grad(), self.low(blank.device):

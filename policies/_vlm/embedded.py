@@ -1,7 +1,7 @@
 """A vision-language model out of packages, for machines without a hub.
 
 No package carries a model that was pretrained on images *and* text. This one joins a pretrained
-vision tower (DINOv2-small without its last two blocks, which were bent by the task it was tuned
+vision tower (DINOv2-small without its last two blocks, which are specific to the task it was tuned
 for) to a pretrained language model (SmolLM2-135M-Instruct) by a connector that has learned nothing
 yet: it is trained with the policy.
 """

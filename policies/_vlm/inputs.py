@@ -113,7 +113,7 @@ class Prompter:
         source: Hub name or folder of the processor.
         prompt: Text with ``{instruction}`` and, where the images shall stand, ``{images}``.
         words: Tokens that an instruction may have.
-        size: Side in pixels at which the model sees images; ``None`` leaves the model's own.
+        size: Side in pixels to which images are resized; ``None`` keeps the model's own.
 
     Raises:
         ValueError: If there is no such processor, or it cannot be asked for this.
@@ -254,7 +254,7 @@ class Prompter:
         return str(self.processor.image_token) * images
 
     def _resized(self, size: int | None) -> dict[str, Any]:
-        """Call arguments for another image size; tells the processor how many tokens that makes."""
+        """Call arguments for another image size; also sets the number of tokens of an image."""
         if size is None:
             return {}
         kind, config = self._config.model_type, self._config

@@ -43,7 +43,7 @@ class Prefixes:
 
         Args:
             inputs: ``input_ids`` and ``attention_mask``, ``[B, L]``.
-            look: From rows ``[n]`` to what the vision tower makes of them.
+            look: From rows ``[n]`` to features of the vision tower.
         """
         self._forget_if_moved()
         ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()

@@ -245,7 +245,7 @@ def test_greedy_words_are_what_transformers_generates(folder: Folder, family: st
 
 @pytest.mark.parametrize("family", MUTE)
 def test_models_that_cannot_go_on_after_a_prompt_are_refused(folder: Folder, family: str):
-    with pytest.raises(ValueError, match=r"cannot speak actions: .* decoder-only model"):
+    with pytest.raises(ValueError, match=r"cannot generate actions: .* decoder-only model"):
         make(folder(family))
 
 
