@@ -39,7 +39,7 @@ class Policy(PretrainedPolicy):
         """Make the network.
 
         Raises:
-            ValueError: If there is no such model, it cannot generate actions, or there is no camera.
+            ValueError: If there is no such model or camera, or it cannot generate actions.
         """
         from vla_rl.policies._heads import tokens as _action_tokens
 
