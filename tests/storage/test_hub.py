@@ -23,6 +23,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from tests.helpers import WORLD, make_policy
+from tests.user_code import small_policy
 from vla_rl import cli
 from vla_rl.envs import point_reach
 from vla_rl.policies import tiny, vla
@@ -608,16 +609,12 @@ def test_a_dry_run_writes_the_folder_and_uploads_nothing(played, run, tmp_path, 
     assert "already exists; delete it" in capsys.readouterr().err
 
 
-class Own(tiny.Policy):
-    """A policy of a class that is no part of vla_rl."""
-
-
 def test_a_push_says_that_the_code_of_a_users_class_stays_behind(tmp_path, capsys):
-    policy = Own(tiny.Config(), point_reach.spaces(point_reach.Settings()))
+    policy = small_policy.Policy(tiny.Config(), point_reach.spaces(point_reach.Settings()))
     save_policy(policy, WORLD.resolve(), tmp_path / "policy")
     assert push(tmp_path, "--repo", REPO, "--dry-run", "--out", tmp_path / "dry") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"the code of the class {__name__}.Own is not included" in said
+    assert "the code of the class tests.user_code.small_policy.Policy is not included" in said
 
 
 @pytest.mark.parametrize(
