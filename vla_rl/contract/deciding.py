@@ -89,22 +89,25 @@ def noise(policy: PolicyBase) -> Finding:
 
 def rows(policy: PolicyBase) -> Finding:
     """What a row is decided does not depend on the other rows."""
-    seen, largest = Seen.by(policy), 0.0
+    seen, remark = Seen.by(policy), ""
     for greedy in (True, False):
         together = act(policy, seen, greedy)
         for row in range(ROWS):
             only = slice(row, row + 1)
+            others = (np.arange(ROWS) + 2) % ROWS  # which are told what those before were told
+            others[row] = row
+            among = act(policy, seen[others], greedy)[only]
             alone = act(policy, seen[only], greedy)
-            found = difference(alone, together[only], COARSE)
+            found = difference(among, together[only], ROUNDING)
+            found = found or difference(alone, together[only], COARSE)
             if found:
                 raise Broken(
-                    f"{found} when a row is alone",
+                    f"{found} when other rows are beside a row, or none",
                     "let nothing (normalisation, padding, noise) mix the rows of a batch",
                 )
-            apart = np.abs(alone.raw - together.raw[only])
-            largest = max(largest, float(apart.max(initial=0.0)))
-    remark = f"by up to {largest:.2g}: it computes in few bits" if largest > ROUNDING else ""
-    return Finding(f"the same alone and among {ROWS}", remark)
+            remark = remark or difference(alone, together[only], ROUNDING)
+    few = f"{remark} when a row is alone: does it compute in few bits?" if remark else ""
+    return Finding(f"the same alone and among {ROWS}", few)
 
 
 def sentences(policy: PolicyBase) -> Finding:
@@ -136,6 +139,6 @@ def sentences(policy: PolicyBase) -> Finding:
         one = np.stack([told[sentence] for sentence in seen.words[:2]])
         alike = len(set(seen.words)) > 1 and (one[0] == one[1]).all()
         return Finding(
-            f"{one.shape[1:]} numbers for each", "two sentences are encoded alike" if alike else ""
+            f"{one[0].size} numbers for each", "two sentences are encoded alike" if alike else ""
         )
     raise Broken("a sentence that was not remembered is accepted", "raise ValueError in act()")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vla_rl.config import from_json, to_json
 from vla_rl.types import Check
 
+MADE = "__dataclass_params__"
 PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
 
 T = TypeVar("T")
@@ -61,13 +64,15 @@ def insist(done: Iterable[tuple[str, Check]]) -> None:
 
 def plain_settings(kind: type, chosen: Any) -> Finding:
     """Settings are a frozen dataclass that survives JSON."""
-    made = vars(kind).get("__dataclass_params__")  # its own, not those of what it inherits
-    if made is None or not made.frozen:
+    frozen = is_dataclass(kind) and getattr(kind, MADE).frozen
+    # A field of a class that only inherits from a dataclass would be no setting.
+    forgotten = MADE not in vars(kind) and inspect.get_annotations(kind)
+    if not frozen or forgotten:
         raise Broken(
             f"{kind.__name__} is no frozen dataclass", "write @dataclass(frozen=True) above it"
         )
     text = json.dumps(to_json(chosen))
-    back = from_json(kind, json.loads(text))
+    back: Any = from_json(kind, json.loads(text))
     if back != chosen:
         raise Broken(f"{chosen} comes back from JSON as {back}", PLAIN)
     return Finding(text)

@@ -59,6 +59,10 @@ class Seen:
         """The same at later decisions of the episodes."""
         return replace(self, keys=self.keys + np.array([0, 3]))
 
+    def dark(self) -> Seen:
+        """The same with darker images."""
+        return replace(self, obs=Observation(self.obs.images // 4, self.obs.state))
+
     def without_images(self) -> Seen:
         """The same, as an update is given it that starts from features."""
         return replace(self, obs=Observation(self.obs.images[:, :0], self.obs.state))
@@ -78,9 +82,9 @@ def difference(a: ActionChunk, b: ActionChunk, tolerance: float = 0.0) -> str:
         x, y = vars(a)[name], vars(b)[name]
         if x.shape != y.shape:
             return f"{name} has the shapes {list(x.shape)} and {list(y.shape)}"
-        if not np.allclose(x, y, rtol=tolerance, atol=tolerance):
+        if not np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True):
             apart = np.abs(x.astype(np.float64) - y).max()
-            return f"{name} differs by up to {apart:.3g}"
+            return f"{name}: up to {apart:.3g} apart"
     return ""
 
 

@@ -39,7 +39,7 @@ def groups(policy: PolicyBase) -> Finding:
     policy.freeze(GROUPS)
     if [id(p) for members in policy.groups().values() for p in members] != listed:
         raise Broken(
-            "groups() changes where parameters are frozen",
+            "groups() changes where some are frozen",
             "list what can be trained, frozen or not",
         )
     sizes = (f"{name} {sum(p.numel() for p in members):,}" for name, members in found.items())
