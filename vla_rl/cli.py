@@ -27,7 +27,7 @@ COMMANDS = {
     "export": "write demonstrations as a LeRobotDataset v3 or a Minari dataset",
     "import": "read a LeRobotDataset v3 or a Minari dataset as demonstrations",
     "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
-    "check": "check a suite of yours against the contract and say what to fix",
+    "check": "check a suite, policy or algorithm of yours against its contract: what to fix",
     "doctor": "check this machine and say what to do",
 }
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C

@@ -1,4 +1,4 @@
-"""The contract of every algorithm in the folder, and what is particular to single ones."""
+"""What is particular to single algorithms; tests/contract holds all of them to their contract."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import copy
 import dataclasses
 import inspect
-import json
 from dataclasses import dataclass, field, is_dataclass
 
 import numpy as np
@@ -44,9 +43,6 @@ from vla_rl.types import RolloutBatch, Timing
 from vla_rl.world import World
 
 ALGORITHMS = plugins.names("algorithms")
-WITHOUT_CRITIC = [
-    name for name in ALGORITHMS if not plugins.load("algorithms", name).Algorithm.uses_critic
-]
 
 
 def made(name, **settings):
@@ -66,10 +62,6 @@ def batch_for(algorithm, policy):
     return packed(policy, size=max(algorithm.group_size, 2))
 
 
-def weights(policy):
-    return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-
-
 def test_every_algorithm_of_the_plan_is_there():
     assert [
         *("cispo", "dapo", "dr_grpo", "gfpo", "grpo", "gspo", "loop", "ppo"),
@@ -77,79 +69,20 @@ def test_every_algorithm_of_the_plan_is_there():
     ] == ALGORITHMS
 
 
-@pytest.mark.parametrize("name", WITHOUT_CRITIC)  # a critic learns from equal returns too
-def test_equal_rewards_give_no_policy_gradient(name):
-    algorithm, policy = made(name), make_policy()
-    learner = learner_for(algorithm, policy)
-    size = algorithm.group_size
-    groups = [fake_returns(g, [1.0] * size) for g in play_groups(policy, 3, size)]
-    before = weights(policy)
-    algorithm.update(learner, RolloutBatch.pack(groups), fresh(algorithm), np.random.default_rng(0))
-    after = weights(policy)
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_untrained_groups_stay_bit_equal_and_logs_are_finite(name):
+def test_an_update_logs_under_the_usual_names(name):
     algorithm, policy = made(name), make_policy()
-    learner = learner_for(algorithm, policy)
-    groups = policy.groups()
-    before = {n: [p.detach().clone() for p in ps] for n, ps in groups.items()}
-    log = algorithm.update(
-        learner, batch_for(algorithm, policy), fresh(algorithm), np.random.default_rng(0)
-    )
-    kept = {
-        n: all(torch.equal(a, b) for a, b in zip(before[n], ps, strict=True))
-        for n, ps in groups.items()
-    }
-    # PPO's critic warms up before the head moves.
-    moved = {"critic"} if algorithm.uses_critic else {"head"}
-    assert {n for n in kept if not kept[n]} == moved <= set(algorithm.trains)
-    assert log
-    assert all(np.isfinite(value) for value in log.values())
+    learner, batch = learner_for(algorithm, policy), batch_for(algorithm, policy)
+    log = algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
     assert {"actor/ppo_kl", "actor/entropy", "actor/grad_norm", "actor/updates"} <= set(log)
-    assert learner.version == 1
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_reference_stays_what_it_was(name):
-    algorithm, policy = made(name), make_policy()
-    learner = learner_for(algorithm, policy)
-    if learner.reference is None:
-        return
-    before = weights(learner.reference)
-    algorithm.update(
-        learner, batch_for(algorithm, policy), fresh(algorithm), np.random.default_rng(0)
-    )
-    after = weights(learner.reference)
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_state_round_trips_as_json(name):
-    settings = {"adaptive": True} if name == "gfpo" else {}
-    algorithm, policy = made(name, **settings), make_policy()
-    state = fresh(algorithm)
-    for _ in range(2):  # before and after an update
-        saved = json.loads(json.dumps(state.state_dict()))
-        other = fresh(algorithm)
-        other.load_state_dict(saved)
-        assert other.state_dict() == saved
-        learner, batch = learner_for(algorithm, policy), batch_for(algorithm, policy)
-        algorithm.observe([list(batch.episodes)], state)
-        algorithm.update(learner, batch, state, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_the_update_is_a_function_of_its_arguments(name):
-    results = []
-    for _ in range(2):
-        algorithm, policy = made(name), make_policy()
-        learner = learner_for(algorithm, policy)
-        batch = batch_for(algorithm, policy)
-        algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(7))
-        results.append(weights(policy))
-    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+def test_ppo_warms_its_critic_up_before_the_head_moves():
+    algorithm, policy = made("ppo"), make_policy()
+    head = [p.detach().clone() for p in policy.groups()["head"]]
+    learner, batch = learner_for(algorithm, policy), batch_for(algorithm, policy)
+    algorithm.update(learner, batch, fresh(algorithm), np.random.default_rng(0))
+    assert all(torch.equal(a, b) for a, b in zip(head, policy.groups()["head"], strict=True))
 
 
 def test_loop_keeps_groups_with_contrast_only():

@@ -11,7 +11,7 @@ import pytest
 
 from tests.user_code import broken_reach, dim_reach, two_states
 from vla_rl import cli
-from vla_rl.contract.case import Finding
+from vla_rl.contract.finding import Finding
 from vla_rl.contract.suite import CHECKS, SUITE_CHECKS, TASK_CHECKS, Subject, examine
 from vla_rl.sim import Outcome
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vla_rl.contract import algorithm as of_algorithms
+from vla_rl.contract import policy as of_policies
 from vla_rl.contract.suite import Subject, examine
 from vla_rl.types import Check
 from vla_rl.world import World
@@ -17,7 +20,8 @@ from vla_rl.world import World
 class Command:
     """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to fix.
 
-    The suite may be the first word: `vla-rl check gym:CartPole-v1`.
+    The suite may be the first word: `vla-rl check gym:CartPole-v1`. With `--network` or
+    `--algorithm` one of those is checked instead.
     """
 
     world: World = field(default_factory=lambda: World(tasks=("all",), max_steps=None))
@@ -27,26 +31,49 @@ class Command:
     limit: int = 2
     """Most tasks to make environments of where `--tasks` is `all`: the first of each bucket, then
     the others."""
+    network: str | None = None
+    """Check this policy instead, a name or a dotted path, made with its default settings for what
+    is seen and done in the suite. Nothing is simulated."""
+    algorithm: str | None = None
+    """Check this algorithm instead, a name or a dotted path, with its default settings. Nothing is
+    simulated."""
 
     def run(self) -> int:
         """Print every finding; the exit status is 1 if something must be fixed."""
         console = Console()
-        subject = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)
-        bad, section = [], ""
-        for task, check in examine(subject):
-            if task != section:
-                console.print(f"\n[bold]{task}[/bold]", highlight=False)
-                section = task
-            console.print(_row(check))
-            if not check.ok:
-                bad.append(f"{check.name} of {task}" if task else check.name)
-        console.print(
-            f"\n[red]to fix: {', '.join(bad)}[/red]"
-            if bad
-            else f"\n[green]{subject.suite} keeps the contract[/green]",
-            highlight=False,
-        )
-        return 1 if bad else 0
+        fine = [_report(console, name, found) for name, found in self._examined()]
+        return 0 if all(fine) else 1
+
+    def _examined(self) -> Iterator[tuple[str, Iterable[tuple[str, Check]]]]:
+        """Name of what is checked, and what was found: the task, or "", and the finding."""
+        if self.network is not None:
+            policy = of_policies.Subject(self.network, spaces=self.world.resolve().spaces)
+            yield self.network, (("", check) for check in of_policies.examine(policy))
+        if self.algorithm is not None:
+            algorithm = of_algorithms.Subject(self.algorithm)
+            yield self.algorithm, (("", check) for check in of_algorithms.examine(algorithm))
+        if self.network is None and self.algorithm is None:
+            suite = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)
+            yield suite.suite, examine(suite)
+
+
+def _report(console: Console, name: str, found: Iterable[tuple[str, Check]]) -> bool:
+    """Print what was found, as it is found; returns whether nothing must be fixed."""
+    bad, section = [], ""
+    for task, check in found:
+        if task != section:
+            console.print(f"\n[bold]{task}[/bold]", highlight=False)
+            section = task
+        console.print(_row(check))
+        if not check.ok:
+            bad.append(f"{check.name} of {task}" if task else check.name)
+    console.print(
+        f"\n[red]to fix: {', '.join(bad)}[/red]"
+        if bad
+        else f"\n[green]{name} keeps the contract[/green]",
+        highlight=False,
+    )
+    return not bad
 
 
 def _row(check: Check) -> Table:

@@ -1,4 +1,7 @@
-"""The contract of a suite, as checks that say what to fix; ``vla-rl check`` and tests run them.
+"""The contracts of suites, policies and algorithms, as checks that say what to fix.
+
+``vla-rl check`` and tests run them. What is imported from here is the contract of suites; that of
+policies is :mod:`vla_rl.contract.policy`, that of algorithms :mod:`vla_rl.contract.algorithm`.
 
 A suite of your own is held to it by a test file of this length::
 

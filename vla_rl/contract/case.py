@@ -21,22 +21,6 @@ LAST_DIGITS = 1e-9
 depends on where things lie in memory."""
 
 
-class Finding(NamedTuple):
-    """What a check found, and a remark; empty if there is nothing to say."""
-
-    found: str
-    advice: str = ""
-
-
-class Broken(Exception):
-    """The contract is broken."""
-
-    def __init__(self, found: str, advice: str) -> None:
-        """What was found, and what to fix."""
-        super().__init__(found, advice)
-        self.finding = Finding(found, advice)
-
-
 @dataclass
 class Case:
     """One task of a suite.

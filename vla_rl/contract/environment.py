@@ -19,9 +19,7 @@ from stable_baselines3.common.env_checker import check_env as check_for_stable_b
 
 from vla_rl.contract.case import (
     NEARLY_FIXED,
-    Broken,
     Case,
-    Finding,
     difference,
     largest,
     look,
@@ -29,6 +27,7 @@ from vla_rl.contract.case import (
     play,
     random_actions,
 )
+from vla_rl.contract.finding import Broken, Finding
 from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Observation, Spaces
 

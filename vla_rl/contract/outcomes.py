@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from vla_rl.contract.case import Broken, Case, Finding
+from vla_rl.contract.case import Case
+from vla_rl.contract.finding import Broken, Finding
 from vla_rl.sim import Expert, Outcome
 from vla_rl.types import DenseReward
 

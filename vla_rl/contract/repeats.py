@@ -12,9 +12,7 @@ import numpy as np
 
 from vla_rl.contract.case import (
     NEARLY_FIXED,
-    Broken,
     Case,
-    Finding,
     Look,
     Played,
     difference,
@@ -25,6 +23,7 @@ from vla_rl.contract.case import (
     random_actions,
     unseen,
 )
+from vla_rl.contract.finding import Broken, Finding
 from vla_rl.sim import SimEnv
 
 BEFORE, AFTER = 4, 8

@@ -6,17 +6,16 @@ import json
 import pickle
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from vla_rl import plugins
 from vla_rl.config import from_json, to_json
 from vla_rl.contract import environment, outcomes, repeats
-from vla_rl.contract.case import Broken, Case, Finding
+from vla_rl.contract.case import Case
+from vla_rl.contract.finding import PLAIN, Broken, Finding, insist, plain_settings, run
 from vla_rl.types import Check, EpisodeSpec, Spaces, Task
 from vla_rl.world import World
 
@@ -26,7 +25,6 @@ OPTIONAL_NAMES = (
     *("expert", "BUCKETS", "SPLITS", "VARIANTS", "PROTOCOLS"),
     *("prepare", "filmed", "diagnose", "dense_reward", "success_ends"),
 )
-PLAIN = "use plain field types: numbers, strings, booleans and tuples of them"
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,10 @@ class Subject(World):
         if check not in CHECKS:
             raise ValueError(plugins.unknown("check", check, CHECKS))
         if check in SUITE_CHECKS:
-            done = [(self.suite, _run(check, SUITE_CHECKS[check], self))]
+            done = [(self.suite, run(check, SUITE_CHECKS[check], self))]
         else:
-            done = [(c.task.id, _run(check, TASK_CHECKS[check], c)) for c in self.cases()]
-        bad = [f"{where}: {each.found}; {each.advice}" for where, each in done if not each.ok]
-        if bad:
-            raise AssertionError("\n".join(bad))
+            done = [(c.task.id, run(check, TASK_CHECKS[check], c)) for c in self.cases()]
+        insist(done)
 
 
 def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
@@ -115,7 +111,7 @@ def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
         ValueError: For an unknown task, or a horizon or instruction that does not suit them.
     """
     for name, check in SUITE_CHECKS.items():
-        done = _run(name, check, subject)
+        done = run(name, check, subject)
         yield "", done
         if name == "names":
             if not done.ok:
@@ -123,25 +119,10 @@ def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
             subject.chosen()  # a task that is not there is no fault of the suite
     for case in subject.cases():
         for name, task_check in TASK_CHECKS.items():
-            done = _run(name, task_check, case)
+            done = run(name, task_check, case)
             yield case.task.id, done
             if name == "make" and not done.ok:
                 break
-
-
-T = TypeVar("T")
-
-
-def _run(name: str, check: Callable[[T], Finding], on: T) -> Check:
-    try:
-        return Check(name, True, *check(on))
-    except Broken as broken:
-        return Check(name, False, *broken.finding)
-    except Exception as error:
-        # What is examined may raise anything, and the report must go on.
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"raised in line {last.lineno} of {Path(last.filename).name}, {last.name}()"
-        return Check(name, False, f"{type(error).__name__}: {error}", where)
 
 
 # -------------------------------------------------------------------------- checks of a suite
@@ -164,15 +145,7 @@ def names(subject: Subject) -> Finding:
 
 def settings(subject: Subject) -> Finding:
     """``Settings`` is a frozen dataclass that survives JSON."""
-    kind, chosen = subject.module.Settings, subject.settings
-    frozen = is_dataclass(kind) and vars(kind)["__dataclass_params__"].frozen
-    if not frozen:
-        raise Broken("Settings is no frozen dataclass", "write @dataclass(frozen=True) above it")
-    text = json.dumps(to_json(chosen))
-    back = from_json(kind, json.loads(text))
-    if back != chosen:
-        raise Broken(f"{chosen} comes back from JSON as {back}", PLAIN)
-    return Finding(text)
+    return plain_settings(subject.module.Settings, subject.settings)
 
 
 def tasks(subject: Subject) -> Finding:
