@@ -58,6 +58,9 @@ def parse(command: type[T], options: list[str], program: str) -> T:
     for name, (kind, option, attribute) in PLUGIN_SETTINGS.items():
         if name in known:
             chosen = vars(named)[option] or saved.get(option) or default_of(known[option])
+            if chosen is None:  # a command that works without one
+                changes[name] = (Annotated[None, tyro.conf.Suppress], None)
+                continue
             module = plugins.load(kind, chosen)
             settings = vars(module)[attribute]
             # What a command changes is for fresh weights: a model that was trained knows better.

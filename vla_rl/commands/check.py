@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from vla_rl.contract import algorithm as of_algorithms
 from vla_rl.contract import policy as of_policies
 from vla_rl.contract.suite import Subject, examine
+from vla_rl.stages.setup import plain_settings
 from vla_rl.types import Check
 from vla_rl.world import World
 
@@ -32,11 +34,14 @@ class Command:
     """Most tasks to make environments of where `--tasks` is `all`: the first of each bucket, then
     the others."""
     network: str | None = None
-    """Check this policy instead, a name or a dotted path, made with its default settings for what
-    is seen and done in the suite. Nothing is simulated."""
+    """Check this policy instead, a name or a dotted path, made for the observations and actions of
+    the suite. Nothing is simulated."""
+    net: Any = None
+    """Settings of the policy."""
     algorithm: str | None = None
-    """Check this algorithm instead, a name or a dotted path, with its default settings. Nothing is
-    simulated."""
+    """Check this algorithm instead, a name or a dotted path. Nothing is simulated."""
+    algo: Any = None
+    """Settings of the algorithm."""
 
     def run(self) -> int:
         """Print every finding; the exit status is 1 if something must be fixed."""
@@ -47,10 +52,11 @@ class Command:
     def _examined(self) -> Iterator[tuple[str, Iterable[tuple[str, Check]]]]:
         """Name of what is checked, and what was found: the task, or "", and the finding."""
         if self.network is not None:
-            policy = of_policies.Subject(self.network, spaces=self.world.resolve().spaces)
+            settings, spaces = plain_settings(self.network, self.net), self.world.resolve().spaces
+            policy = of_policies.Subject(self.network, settings, spaces)
             yield self.network, (("", check) for check in of_policies.examine(policy))
         if self.algorithm is not None:
-            algorithm = of_algorithms.Subject(self.algorithm)
+            algorithm = of_algorithms.Subject(self.algorithm, self.algo)
             yield self.algorithm, (("", check) for check in of_algorithms.examine(algorithm))
         if self.network is None and self.algorithm is None:
             suite = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)

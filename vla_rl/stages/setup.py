@@ -71,18 +71,24 @@ def rewards_named(names: Sequence[str], settings: Any = None) -> dict[str, Rewar
     return found
 
 
+def plain_settings(network: str, settings: Any) -> Any:
+    """Settings of a policy as its own ``Config``.
+
+    Those of the command line are of classes that no module names, which workers could not read.
+    """
+    return from_json(plugins.load("policies", network).Config, to_json(settings))
+
+
 def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
     """A policy with fresh weights that depend on the seed only.
 
     Raises:
         ValueError: If a setting is bad.
     """
-    module = plugins.load("policies", network)
-    # Options stand in classes that no module names, which could not be sent to workers.
-    plain = from_json(module.Config, to_json(settings))
+    plain = plain_settings(network, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy: PolicyBase = module.Policy(plain, spaces)
+        policy: PolicyBase = plugins.load("policies", network).Policy(plain, spaces)
     return policy.to(pick_device(device))
 
 
