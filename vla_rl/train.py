@@ -21,6 +21,9 @@ from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.types import Floats, Group, Observation, RolloutBatch, Task, Timing, Trajectory
 
+Paid = list[list[Floats]]
+"""``[T]`` for every episode of every group."""
+
 MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped
 
 
@@ -215,7 +218,7 @@ class Loop:
             specs = self.curriculum.sample(wanted - len(kept))
             count = len(specs) * size
             keys = episode_keys(self.seed, "train", self.iteration, attempt, count=count)
-            # A group stays on one rank; all ranks then see every group, in the order of one rank.
+            # A group stays on one rank; all ranks then know of every group, in the order of one.
             mine = ranks.share(range(len(specs)))
             rollout = self.collector.collect(
                 self.learner.policy,
@@ -228,16 +231,23 @@ class Loop:
                 timing.add(part, seconds)
             played_here = rollout.trajectories
             groups = [played_here[i : i + size] for i in range(0, len(played_here), size)]
-            # On every rank all groups, so that what a reward learns is the same on all.
-            groups = rewarded(ranks.gather(groups), self.rewards, self.end)
+            groups = rewarded(groups, self.rewards, self.end, self._score)
             groups = [[_seen_enough(t) for t in group] for group in groups]
-            groups = self._finite(groups)
+            groups = self._finite(ranks.exchange(groups, _from_afar))
             self.curriculum.update(groups)
             played += groups
             kept += [group for group in groups if self.algorithm.keep(group)]
             if len(kept) >= wanted:
                 break
         return Draw(kept, played, timing.seconds, attempt + 1)
+
+    def _score(self, reward: Reward, groups: Sequence[Group], end: EpisodeEnd) -> Paid:
+        """Of the groups that were played here; one that learns sees those of all ranks."""
+        if not reward.state_dict():
+            return reward.score(groups, end) if groups else []
+        shown = groups if reward.needs_images else [_from_afar(group) for group in groups]
+        ranks = self.learner.ranks
+        return ranks.share(reward.score(ranks.gather(shown), end))
 
     def _play_settings(self) -> PlaySettings:
         looks = any(reward.needs_images for reward in self.rewards.values())
@@ -402,6 +412,10 @@ def _seen_enough(trajectory: Trajectory) -> Trajectory:
     if trajectory.chunk.features.size:
         obs = Observation(obs.images[:, :0], obs.state)
     return replace(trajectory, obs=obs, final_obs=None)
+
+
+def _from_afar(group: Group) -> Group:
+    return [t.from_afar() for t in group]
 
 
 def _env_steps(groups: Sequence[Group]) -> int:

@@ -167,6 +167,8 @@ class Trajectory:
             with the rewards (:mod:`vla_rl.episode_end`).
         final_obs: What was to be seen after the last step, without leading axes; None unless
             somebody asked for it.
+        here: Whether this process played it. Of an episode that another one played (see
+            :meth:`from_afar`) there are no images and features, and not what was sampled.
     """
 
     spec: EpisodeSpec
@@ -184,6 +186,19 @@ class Trajectory:
     last_env_reward: float = 0.0
     bootstrapped: bool = False
     final_obs: Observation | None = None
+    here: bool = True
+
+    def from_afar(self) -> Trajectory:
+        """What other processes are told of it: all but what only a network looks at."""
+        return replace(
+            self,
+            obs=replace(self.obs, images=self.obs.images[:, :0]),
+            chunk=replace(
+                self.chunk, raw=self.chunk.raw[:, :0], features=self.chunk.features[:, :0]
+            ),
+            final_obs=None,
+            here=False,
+        )
 
     @property
     def decisions(self) -> int:
@@ -232,6 +247,8 @@ class RolloutBatch:
         group: ``[N]`` int, index of the row's group.
         horizon: H, so that K units can be seen as ``[H, K // H]``.
         episodes: The N trajectories that were packed.
+        here: ``[N]`` bool, which of them this process played. The images, features and samples of
+            the others are zeros.
     """
 
     obs: Observation
@@ -245,6 +262,7 @@ class RolloutBatch:
     group: NDArray[np.int64]
     horizon: int
     episodes: tuple[Trajectory, ...]
+    here: Bools
 
     @property
     def instruction(self) -> tuple[str, ...]:
@@ -278,11 +296,16 @@ class RolloutBatch:
         horizon = rows[0].executed.shape[1]
         units = rows[0].chunk.logprob.shape[1] // horizon
 
+        pattern = next((t for t in rows if t.here), rows[0])
+
         def padded(pick: Callable[[Trajectory], Array]) -> Array:
-            first = pick(rows[0])
+            first = pick(pattern)
+            # Zeros that are never written to take no memory: those of images played elsewhere.
             out = np.zeros((len(rows), longest, *first.shape[1:]), first.dtype)
             for row, trajectory in enumerate(rows):
-                out[row, : trajectory.decisions] = pick(trajectory)
+                part = pick(trajectory)
+                if part.size:
+                    out[row, : trajectory.decisions] = part
             return out
 
         executed = cast(Bools, padded(lambda t: t.executed))
@@ -305,6 +328,7 @@ class RolloutBatch:
             group=np.repeat(np.arange(len(groups)), [len(g) for g in groups]),
             horizon=horizon,
             episodes=tuple(rows),
+            here=np.array([t.here for t in rows], bool),
         )
 
     def __len__(self) -> int:

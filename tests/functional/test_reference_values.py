@@ -269,7 +269,6 @@ VALUES: dict[str, Callable[[], Tensor]] = {
     "A2_rpp_baseline_seqweighted": lambda: F.whiten(a2_centred(), torch.ones_like(A2)),
     "A5_opo": lambda: F.length_weighted_baseline(A5, double([100, 300, 150, 300]), zeros(4)),
     "A6_sum_then_norm": lambda: F.group_relative(A6.sum(0), zeros(4), epsilon=1e-4),
-    "A6_gdpo": lambda: F.decoupled(A6, double([1, 1]), zeros(4)),
     "B_process_0": lambda: process(0, 6),
     "B_process_1": lambda: process(1, 5),
     "C_kl_k1": lambda: divergence_mean("k1"),

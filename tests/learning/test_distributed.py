@@ -29,18 +29,23 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from tests.helpers import WORLD, fake_returns, fresh, make_policy, play_groups
+from tests.user_code import learned_reward
 from vla_rl import cli
 from vla_rl.algorithms import dr_grpo, gfpo, grpo, gspo, ppo
 from vla_rl.commands import train
+from vla_rl.curricula import uniform
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.evaluate import EvalConfig, evaluate
 from vla_rl.learning.distributed import ALONE, Ranks, join
 from vla_rl.learning.learner import Learner, LearnerConfig
 from vla_rl.results.metrics import read_metrics
+from vla_rl.rewards import dense
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.stages import setup
 from vla_rl.stages.run import new_run, save_policy
 from vla_rl.stages.setup import open_collector
+from vla_rl.train import Loop, TrainConfig
 from vla_rl.types import RolloutBatch
 
 # --------------------------------------------------------------- what every rank does, or one alone
@@ -85,13 +90,17 @@ def parameters(policy):
     return {name: p.detach().clone() for name, p in policy.named_parameters()}
 
 
-def batch_for(policy):
+def from_afar(group):
+    return [t.from_afar() for t in group]
+
+
+def batch_for(policy, ranks=ALONE):
     """Six episodes of each task, every other one a success; they differ in length."""
     groups = []
     for group in play_groups(policy, groups=3, size=6, final_value=True):
         cut = [replace(t, success=bool(i % 2)) for i, t in enumerate(group)]
         groups.append(fake_returns(cut, [float(t.success) for t in cut]))
-    return RolloutBatch.pack(groups)
+    return RolloutBatch.pack(ranks.exchange(ranks.share(groups), from_afar))
 
 
 SMALL: dict[str, Any] = {"ppo_epochs": 3, "ppo_mini_batch_size": 25, "target_kl": 0.0}
@@ -118,9 +127,66 @@ def updated(name, ranks):
     learner = Learner(policy, config, algorithm.trains, ranks=ranks)
     learner.reference = copy.deepcopy(policy)
     metrics = algorithm.update(
-        learner, batch_for(policy), fresh(algorithm), np.random.default_rng(0)
+        learner, batch_for(policy, ranks), fresh(algorithm), np.random.default_rng(0)
     )
     return SimpleNamespace(parameters=parameters(policy), metrics=metrics)
+
+
+# Groups of four that an iteration plays; of a single one the other rank plays nothing.
+ITERATIONS = {
+    "from images": (5, {"dense": dense.Reward()}),
+    "from one group": (1, {"dense": dense.Reward()}),
+    "with a reward that learns": (
+        5,
+        {"dense": dense.Reward(), "learned": learned_reward.Reward(scale=0.1)},
+    ),
+}
+
+
+def iterated(name, ranks):
+    """Two iterations that train the backbone; bytes of images seen here, and of what was sent."""
+    groups, rewards = copy.deepcopy(ITERATIONS[name])
+    arena, policy = WORLD.resolve(), make_policy()
+    seen: list[int] = []
+    sent: list[int] = []
+
+    def look(played, iteration):
+        seen.extend(t.obs.images.nbytes for group in played for t in group if t.here)
+
+    gather = dist.all_gather_object
+
+    def counted(parts, items):
+        sent.append(len(pickle.dumps(items)))
+        gather(parts, items)
+
+    algorithm = grpo.Algorithm(group_size=4, ppo_epochs=1, ppo_mini_batch_size=25)
+    learner = Learner(policy, LearnerConfig(warmup_steps=0), ("vlm", "head"), ranks=ranks)
+    learner.reference = copy.deepcopy(policy)
+    with (
+        open_collector(arena, RolloutConfig(workers=1, placement="served"), None) as collector,
+        mock.patch.object(dist, "all_gather_object", counted),
+    ):
+        loop = Loop(
+            collector,
+            learner,
+            algorithm,
+            uniform.Curriculum(arena.tasks, seed=0),
+            rewards,
+            EpisodeEnd(),
+            arena.tasks,
+            TrainConfig(episodes_per_iteration=4 * groups),
+            seed=0,
+            keeper=SimpleNamespace(keep=look, state_dict=dict),
+        )
+        metrics = [loop.step() for _ in range(2)]
+    rewards = loop.state_dict()["rewards"]
+    return SimpleNamespace(
+        parameters=parameters(policy),
+        metrics=metrics,
+        rewards=rewards,
+        seen=sum(seen),
+        sent=sum(sent),
+    )
 
 
 def evaluated(ranks):
@@ -139,6 +205,7 @@ JOBS = {
     "failing": failing_main,
     "decay": one_decay,
     **{name: partial(updated, name) for name in UPDATES},
+    **{name: partial(iterated, name) for name in ITERATIONS},
 }
 
 
@@ -304,6 +371,46 @@ def test_a_parameter_without_gradient_on_any_rank_does_not_decay(two):
     assert len(moved) == 1
     assert equal(two.main["decay"], alone)
     assert equal(two.other["decay"], alone)
+
+
+def test_what_another_rank_saw_cannot_be_scored():
+    policy = make_policy()
+    learner = Learner(policy, LearnerConfig(), ("head",))
+    group = play_groups(policy, groups=3, size=2)[0]
+    batch = RolloutBatch.pack([group, from_afar(group)])
+    (rows,) = learner.minibatches(batch, 0, np.random.default_rng(0))
+    (own,) = learner.parts(batch, rows, 0)
+    assert len(own) == batch.valid[:2].sum() == len(rows) / 2
+    assert learner.evaluate(batch, own).logprob.isfinite().all()
+    with pytest.raises(ValueError, match="another rank made some of these decisions"):
+        learner.evaluate(batch, rows)
+
+
+# -------------------------------------------------------------------------------- whole iterations
+
+
+@pytest.mark.parametrize("name", ITERATIONS)
+def test_two_processes_iterate_like_one(name, two):
+    one, main, other = iterated(name, ALONE), two.main[name], two.other[name]
+    assert equal(main.parameters, other.parameters)
+    assert not equal(one.parameters, parameters(make_policy()))
+    for key, value in one.parameters.items():
+        torch.testing.assert_close(main.parameters[key], value, atol=1e-4, rtol=0)
+    same_rows(main.metrics, one.metrics)
+    assert main.rewards == other.rewards == one.rewards
+
+
+def test_what_a_reward_learns_is_the_same_on_all_ranks(two):
+    for side in (two.main, two.other):
+        assert side["with a reward that learns"].rewards["learned"] == {"seen": 2 * 5 * 4}
+
+
+def test_images_stay_where_they_were_seen(two):
+    """Only a reward that learns from images has them sent."""
+    for side in (two.main, two.other):
+        told, shown = side["from images"], side["with a reward that learns"]
+        assert told.sent < told.seen / 2  # though these images are tiny
+        assert shown.sent > shown.seen
 
 
 # ------------------------------------------------------------------------------------ a whole run

@@ -66,7 +66,10 @@ class Algorithm(Protocol):
         """Whether a group can teach something; the others are dropped."""
 
     def observe(self, groups: Sequence[Group], state: Any) -> None:
-        """Look at every group that was played, before the update from those that are kept."""
+        """Look at every group that was played, before the update from those that are kept.
+
+        Episodes of other processes are there, without their images (``Trajectory.here``).
+        """
 
     def update(
         self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator

@@ -9,7 +9,6 @@ from vla_rl.functional.aggregation import AGGREGATIONS, Aggregation, unit_weight
 from vla_rl.functional.credit import (
     EQUAL,
     RewardScale,
-    decoupled,
     generalised_advantage,
     group_relative,
     has_contrast,
@@ -59,7 +58,6 @@ __all__ = [
     "adaptive_size",
     "at_level",
     "clipped_value_loss",
-    "decoupled",
     "divergence",
     "generalised_advantage",
     "group_relative",

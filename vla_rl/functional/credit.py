@@ -143,23 +143,6 @@ def whiten_advantages(advantage: Tensor, valid: Tensor, floor: float) -> Tensor:
     return torch.where(valid, white, torch.zeros_like(white))
 
 
-def decoupled(components: Tensor, weights: Tensor, group: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """Every reward normalised inside its group, then summed and whitened (GDPO, 2601.05242).
-
-    Args:
-        components: ``[M, N]`` total of each of M rewards of each episode.
-        weights: ``[M]`` of the rewards.
-        group: ``[N]`` integer group of each episode.
-        epsilon: Added to the standard deviations.
-
-    Returns:
-        ``[N]`` advantages.
-    """
-    each = torch.stack([group_relative(c, group, epsilon=epsilon) for c in components])
-    mixed = (weights[:, None] * each).sum(0)
-    return (mixed - mixed.mean()) / (mixed.std() + epsilon)
-
-
 def returns_to_go(
     reward: Tensor,
     gamma: float = 1.0,

@@ -1,6 +1,7 @@
 """What an episode cost, as a number: attributes to select by (GFPO). Lower is better.
 
-All are pure functions of a trajectory. Actions are the suite's own, in [-1, 1].
+All are pure functions of a trajectory, without its images: of several processes only one has those.
+Actions are the suite's own, in [-1, 1].
 """
 
 from __future__ import annotations

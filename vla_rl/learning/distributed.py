@@ -1,7 +1,8 @@
 """Several processes that train one policy (`torchrun`), or one that is alone.
 
-Every rank plays its share of the groups, all see every episode, each computes the gradient of its
-share of a minibatch, and the sum is the gradient that a single process would have computed.
+Every rank plays its share of the groups and tells the others the numbers of each episode; images
+stay where they were seen. Each computes the gradient of those decisions of a minibatch that it made
+itself, and the sum is the gradient that a single process would have computed.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class Ranks:
         whole: list[T] = [item for part in parts for item in part]
         for rank, part in enumerate(parts):
             whole[rank :: self.size] = part
+        return whole
+
+    def exchange(self, items: Sequence[T], told: Callable[[T], T]) -> list[T]:
+        """As :meth:`gather`, but the items of the other ranks are what ``told`` makes of them."""
+        whole = self.gather([told(item) for item in items])
+        whole[self.rank :: self.size] = items
         return whole
 
     def all_gather(self, items: Sequence[T]) -> list[T]:

@@ -120,7 +120,8 @@ class Learner:
         config: The optimizer.
         trains: Names of the groups to train, of ``policy.groups()``.
         reference: A frozen policy to stay close to, for algorithms that ask for one.
-        ranks: Processes that share the work; every one holds the same policy and batches.
+        ranks: Processes that share the work. Every one holds the same policy and batches, and
+            learns from the decisions of the episodes that it played (``RolloutBatch.here``).
 
     Attributes:
         version: Updates made.
@@ -188,18 +189,27 @@ class Learner:
         return self.config.warmth(self._taken(self._groups["head"]))
 
     def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
-        """Scores of chosen decisions under the current weights, with gradient."""
+        """Scores of chosen decisions under the current weights, with gradient.
+
+        Raises:
+            ValueError: If another rank made some of them.
+        """
+        if not batch.here[rows[:, 0]].all():
+            raise ValueError(
+                "another rank made some of these decisions, and only it knows what was seen: score "
+                "the rows that Learner.parts gives"
+            )
         return _score(self.policy, batch, rows)
 
     def logprobs(self, batch: RolloutBatch, policy: Policy) -> Tensor:
         """``[N, T, K]`` log-probs of the whole batch under a policy, without gradient."""
         out = torch.zeros(batch.mask.shape)
-        rows = np.argwhere(batch.valid)
+        rows = np.argwhere(batch.valid & batch.here[:, None])
         with torch.no_grad():
             for first in range(0, len(rows), ROWS_WITHOUT_GRADIENT):
                 part = rows[first : first + ROWS_WITHOUT_GRADIENT]
                 out[part[:, 0], part[:, 1]] = _score(policy, batch, part).logprob.float().cpu()
-        return out
+        return self.ranks.total(out)
 
     def minibatches(
         self,
@@ -229,12 +239,13 @@ class Learner:
     def parts(
         self, batch: RolloutBatch, rows: Rows, size: int, together: Together = "decision"
     ) -> list[Rows]:
-        """This rank's micro-batches of at most about ``size`` decisions (0: as few as possible).
+        """This rank's micro-batches of at most about ``size`` decisions (0: a single one).
 
-        The rows are those of one piece of :meth:`minibatches` with the same ``together``.
+        The rows are those of one piece of :meth:`minibatches` with the same ``together``; those of
+        episodes that other ranks played are left to them.
         """
-        pieces = max(self.ranks.size, -(-len(rows) // size) if size else 1)
-        return self.ranks.share(_split(rows, pieces, _owner(batch, together)))
+        rows = rows[batch.here[rows[:, 0]]]
+        return _split(rows, -(-len(rows) // size) if size else 1, _owner(batch, together))
 
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of a loss to what the next :meth:`step` goes down.
@@ -341,6 +352,8 @@ def _owner(batch: RolloutBatch, together: Together) -> NDArray[np.int64] | None:
 
 def _split(rows: Rows, pieces: int, owner: NDArray[np.int64] | None) -> list[Rows]:
     """About equal pieces, none of them empty; rows of one owner must be adjacent to be kept so."""
+    if not len(rows):
+        return []
     if owner is None:
         return [piece for piece in np.array_split(rows, pieces) if len(piece)]
     starts = np.flatnonzero(np.diff(owner[rows[:, 0]], prepend=-1))

@@ -8,7 +8,7 @@ Most look at one episode at a time: they inherit :class:`EpisodeReward` and defi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
@@ -23,8 +23,9 @@ class Reward(Protocol):
     """What a module in ``rewards/`` (or a user's own) must define as ``Reward``.
 
     It may hold a network: rewards are computed where the learner is, never in workers. Of several
-    processes each computes those of all groups, so that what a reward learns is the same in all.
-    What changes during a run is no field; it is assigned in ``__post_init__``.
+    processes each computes those of the groups that it played. But a reward that learns, one whose
+    ``state_dict`` is not empty, is given every group in every process, so that what it learns is
+    the same in all. What changes during a run is no field; it is assigned in ``__post_init__``.
     """
 
     @property
@@ -40,11 +41,15 @@ class Reward(Protocol):
     @property
     def needs_images(self) -> bool:
         """Whether it looks at images, which are else dropped where features replace them, and at
-        what was to be seen after the last step (``Trajectory.final_obs``).
+        what was to be seen after the last step (``Trajectory.final_obs``). If it learns, too,
+        several processes send each other the images of all episodes.
         """
 
     def score(self, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
-        """``[T]`` float32 for every episode of every group, without its weight."""
+        """``[T]`` float32 for every episode of every group, without its weight.
+
+        What one group is paid depends on no other, but for what the reward has learned.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during a run, for resuming: as of a checkpoint."""
@@ -104,8 +109,19 @@ class EpisodeReward(ABC):
         """Nothing to take over."""
 
 
+Score = Callable[[Reward, Sequence[Group], EpisodeEnd], list[list[Floats]]]
+
+
+def scored(reward: Reward, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
+    """What a reward pays for groups, by itself."""
+    return reward.score(groups, end)
+
+
 def rewarded(
-    groups: Sequence[Group], rewards: Mapping[str, Reward], end: EpisodeEnd
+    groups: Sequence[Group],
+    rewards: Mapping[str, Reward],
+    end: EpisodeEnd,
+    score: Score = scored,
 ) -> list[Group]:
     """The groups with the weighted sum of the rewards, and whether anything follows an episode.
 
@@ -113,13 +129,14 @@ def rewarded(
         groups: Episodes as they were played.
         rewards: By name.
         end: How episodes end.
+        score: Asks a reward; several processes may do that together.
 
     Raises:
         ValueError: If a reward's numbers are not one for each decision.
     """
     total = [[np.zeros(t.decisions, np.float32) for t in group] for group in groups]
     for name, reward in rewards.items():
-        for sums, paid in zip(total, reward.score(groups, end), strict=True):
+        for sums, paid in zip(total, score(reward, groups, end), strict=True):
             if len(paid) != len(sums):
                 raise ValueError(
                     f"reward {name!r} paid {len(paid)} episodes of a group of {len(sums)}"
