@@ -1,6 +1,6 @@
-"""Typed configuration: plain frozen dataclasses, each beside the thing it configures.
+"""Settings as JSON and back.
 
-Here is only how they are written as JSON and read again.
+Settings are plain frozen dataclasses, each defined next to what it configures.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass as JSON-able data."""
+    """Convert a dataclass to JSON-serialisable data."""
     return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """A dataclass from JSON-able data.
+    """Build a dataclass from JSON data.
 
     Raises:
-        ValueError: Naming the field, the offending value and what is allowed.
+        ValueError: If the data do not fit; names the field, its value and what is allowed.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)
@@ -35,7 +35,7 @@ def from_json(kind: type[T], data: Any) -> T:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name."""
+    """Yield nested settings as pairs of dotted name and value."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
