@@ -75,8 +75,7 @@ def named(name: str) -> Attribute:
     module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(
-            plugins.unknown("attribute", name, BUILT_IN) + ", or a dotted path
-            package.module.function"
+            plugins.unknown("attribute", name, BUILT_IN) + ", or a path package.module.function"
         )
     try:
         found: Attribute = getattr(importlib.import_module(module), function)
