@@ -34,10 +34,10 @@ def from_json(kind: type[T], data: Any) -> T:
         raise ValueError(f"not a valid {kind.__name__}: {problems}") from error
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield nested settings as pairs of dotted name and value."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -162,7 +162,7 @@ def protocol_id(arena: Arena, protocol: EvalProtocol) -> str:
     )
 
 
-class Outcome(NamedTuple):
+class EpisodeResult(NamedTuple):
     """Result of one episode, without its observations and actions.
 
     Attributes:
@@ -178,7 +178,7 @@ class Outcome(NamedTuple):
     subgoals_done: tuple[str, ...]
 
     @classmethod
-    def of(cls, t: Trajectory) -> Outcome:
+    def of(cls, t: Trajectory) -> EpisodeResult:
         """The result of a trajectory."""
         return cls(t.spec, t.success, t.steps, t.subgoals_done)
 
@@ -214,15 +214,15 @@ def evaluate(
     rollout = collector.collect(
         policy, specs, [0] * len(specs), PlaySettings(greedy=True), on_episode
     )
-    outcomes = ranks.gather([Outcome.of(t) for t in rollout.trajectories])
+    outcomes = ranks.gather([EpisodeResult.of(t) for t in rollout.trajectories])
     result = _result(outcomes, arena, protocol, renderer)
     return dataclasses.replace(result, also_within=shorter), rollout.trajectories
 
 
 def _result(
-    outcomes: Sequence[Outcome], arena: Arena, protocol: EvalProtocol, renderer: str
+    outcomes: Sequence[EpisodeResult], arena: Arena, protocol: EvalProtocol, renderer: str
 ) -> EvalResult:
-    by_task: dict[str, list[Outcome]] = {}
+    by_task: dict[str, list[EpisodeResult]] = {}
     for outcome in outcomes:
         by_task.setdefault(outcome.spec.task.id, []).append(outcome)
     tasks = {

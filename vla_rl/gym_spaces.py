@@ -86,7 +86,7 @@ def _chosen(
 
 
 @dataclass(frozen=True)
-class Part:
+class Leaf:
     """A leaf of an observation space.
 
     Attributes:
@@ -122,16 +122,16 @@ class Part:
         return rgb(np.moveaxis(pixels, channels, -1) if pixels.ndim == 3 else pixels)
 
 
-def parts(space: spaces.Space[Any], path: tuple[Any, ...] = ()) -> list[Part]:
+def leaves(space: spaces.Space[Any], path: tuple[Any, ...] = ()) -> list[Leaf]:
     """The leaves of an observation space, in the space's order."""
     if isinstance(space, spaces.Dict):
-        return [part for key, inner in space.items() for part in parts(inner, (*path, key))]
+        return [part for key, inner in space.items() for part in leaves(inner, (*path, key))]
     if isinstance(space, spaces.Tuple):
-        return [part for key, inner in enumerate(space) for part in parts(inner, (*path, key))]
-    return [Part("/".join(map(str, path)) or "observation", path, space)]
+        return [part for key, inner in enumerate(space) for part in leaves(inner, (*path, key))]
+    return [Leaf("/".join(map(str, path)) or "observation", path, space)]
 
 
-def flat(chosen: Sequence[Part], observation: Any) -> NDArray[np.float64]:
+def flat(chosen: Sequence[Leaf], observation: Any) -> NDArray[np.float64]:
     """The chosen leaves of an observation as one vector; a discrete leaf becomes one-hot."""
     if not chosen:
         return np.zeros(0)
@@ -143,7 +143,7 @@ def flat(chosen: Sequence[Part], observation: Any) -> NDArray[np.float64]:
     )
 
 
-def flat_size(chosen: Sequence[Part]) -> int:
+def flat_size(chosen: Sequence[Leaf]) -> int:
     """Length of :func:`flat`."""
     return sum(spaces.flatdim(part.space) for part in chosen)
 

@@ -70,7 +70,7 @@ class Facts:
         threshold: Return from which on the registry counts it as solved.
     """
 
-    parts: tuple[gym_spaces.Part, ...]
+    parts: tuple[gym_spaces.Leaf, ...]
     action_space: gymnasium.Space[Any]
     info: frozenset[str]
     drawn: tuple[str, ...]
@@ -94,9 +94,9 @@ class Plan:
     """
 
     spaces: Spaces
-    views: dict[str, gym_spaces.Part | None]
-    state: tuple[gym_spaces.Part, ...]
-    numbers: tuple[gym_spaces.Part, ...]
+    views: dict[str, gym_spaces.Leaf | None]
+    state: tuple[gym_spaces.Leaf, ...]
+    numbers: tuple[gym_spaces.Leaf, ...]
     actions: gym_spaces.ActionMap
     success: Success
     success_ends: bool
@@ -144,7 +144,7 @@ def facts_of(env_id: str, arguments: tuple[str, ...], seeing: bool) -> Facts:
     if seeing:
         _prepare_drawing()
     env = ids.make(env_id, arguments)
-    parts = tuple(gym_spaces.parts(env.observation_space))
+    parts = tuple(gym_spaces.leaves(env.observation_space))
     can = {
         "mujoco": physics_of(env) is not None,
         "render": "rgb_array" in env.metadata.get("render_modes", ()),
@@ -170,7 +170,7 @@ def _prepare_drawing() -> None:
 
 
 def _trial(
-    env_id: str, arguments: tuple[str, ...], parts: tuple[gym_spaces.Part, ...], rendered: bool
+    env_id: str, arguments: tuple[str, ...], parts: tuple[gym_spaces.Leaf, ...], rendered: bool
 ) -> tuple[frozenset[str], bool]:
     """Play the first step of an episode twice, and require that its seed determines it.
 
@@ -210,7 +210,7 @@ def _trial(
     return frozenset(info), leaves_traces
 
 
-def _views(env_id: str, wanted: tuple[str, ...], facts: Facts) -> dict[str, gym_spaces.Part | None]:
+def _views(env_id: str, wanted: tuple[str, ...], facts: Facts) -> dict[str, gym_spaces.Leaf | None]:
     images = {part.name: part for part in facts.parts if part.is_image}
     if wanted == ("auto",):
         return {**images} or dict.fromkeys(facts.drawn[:1])
@@ -233,7 +233,7 @@ def _why_not(name: str, facts: Facts) -> str:
     return f"; an image is uint8 [h, w, 1 | 3] or [1 | 3, h, w], and it observes {shapes}"
 
 
-def _state(env_id: str, wanted: tuple[str, ...], facts: Facts) -> tuple[gym_spaces.Part, ...]:
+def _state(env_id: str, wanted: tuple[str, ...], facts: Facts) -> tuple[gym_spaces.Leaf, ...]:
     numbers = {part.name: part for part in facts.parts if part.is_state}
     if wanted == ("auto",):
         return tuple(numbers.values())

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from vla_rl import cli
 from vla_rl.commands import demo, expert, ire_vla, sft, train
 from vla_rl.commands._parsing import parse
-from vla_rl.config import flat, from_json, to_json
+from vla_rl.config import dotted, from_json, to_json
 from vla_rl.learning.learner import Learner
 from vla_rl.results.metrics import read_metrics
 from vla_rl.results.run_folders import read_run
@@ -217,6 +217,6 @@ def test_weights_in_the_middle_of_an_update_are_not_saved(tmp_path, capsys, monk
 def test_every_option_in_the_table_exists(name):
     made = {"policy": "p", "demos": "d"} if name in ("ire_vla", "sft") else {}
     command = from_json(COMMANDS[name].Command, made)
-    known = [flag(setting) for setting in dict(flat(to_json(command)))]
+    known = [flag(setting) for setting in dict(dotted(to_json(command)))]
     for pattern in map(flag, MAY_CHANGE[name]):
         assert any(fnmatch(option, pattern) for option in known), pattern

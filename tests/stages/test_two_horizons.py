@@ -14,8 +14,8 @@ from vla_rl.envs import point_reach
 from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.evaluate import EvalConfig, evaluate, shorter_horizons, with_protocol
 from vla_rl.policies import tiny
-from vla_rl.results.evaluation import EvalResult, TaskResult, paired_horizons, within
-from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.evaluation import EvalResult, TaskResult, horizon_text, paired_horizons
+from vla_rl.results.page import PageContent, summary_page
 from vla_rl.results.protocol_id import ProtocolId
 from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.local_collector import LocalCollector
@@ -93,7 +93,7 @@ def test_a_generous_evaluation_tells_success_within_the_horizon_of_training():
     assert own.also_within == ()
     assert within_training(result, training.resolve()) == own
     assert EvalResult.from_json(result.to_json()) == result
-    assert [within(each) for each in result.each_horizon()] == [
+    assert [horizon_text(each) for each in result.each_horizon()] == [
         "within 5/12/20 steps",
         "within 7 steps",
         "within 20 steps",
@@ -202,7 +202,7 @@ def test_both_horizons_are_printed(capsys, monkeypatch):
 
 
 def test_the_page_shows_both_side_by_side(tmp_path):
-    summary = Summary("toys", {}, *pair(), {}, {}, {})
+    summary = PageContent("toys", {}, *pair(), {}, {}, {})
     summary_page(summary, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<b>25 % → 75 %</b> mean success on the task within 20 steps" in page

@@ -15,21 +15,21 @@ from vla_rl.world import World
 
 @dataclass(frozen=True)
 class Command:
-    """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to fix.
+    """Check that a suite keeps the contract (seeds, snapshots, frames, ...), and say what to fix.
 
-    The suite may be the first word: `vla-rl check gym:CartPole-v1`.
+    The suite may be given first, without `--env`: `vla-rl check gym:CartPole-v1`.
     """
 
     world: World = field(default_factory=lambda: World(tasks=("all",), max_steps=None))
-    """Which suite, tasks, cameras and horizon."""
+    """Suite, tasks, cameras and horizon."""
     seeds: int = 10
-    """Starts of each task to look at."""
+    """Number of starts to check per task; at least 1."""
     limit: int = 2
-    """Most tasks to make environments of where `--tasks` is `all`: the first of each bucket, then
-    the others."""
+    """Largest number of tasks to make environments of where `--tasks` is `all`: the first of each
+    difficulty bucket, then the others; at least 1."""
 
     def run(self) -> int:
-        """Print every finding; the exit status is 1 if something must be fixed."""
+        """Print all findings; the exit status is 1 if something must be fixed."""
         console = Console()
         subject = Subject(**vars(self.world), seeds=self.seeds, limit=self.limit)
         bad, section = [], ""
@@ -50,7 +50,7 @@ class Command:
 
 
 def _row(check: Check) -> Table:
-    """A line for one check; long findings and advice are wrapped under themselves."""
+    """Table row of one check; long findings and advice are wrapped in their columns."""
     if not check.ok:
         mark = "[red]BAD[/red]"
     else:

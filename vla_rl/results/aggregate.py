@@ -128,7 +128,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Summary:
+class LabelSummary:
     """What the runs of one label achieved.
 
     Attributes:
@@ -166,7 +166,7 @@ class Summary:
 
 def summarise(
     groups: Mapping[str, Sequence[FinishedRun]], window: int, threshold: float
-) -> list[Summary]:
+) -> list[LabelSummary]:
     """Curves and numbers of every label, on environment steps that all the runs took.
 
     Args:
@@ -222,13 +222,13 @@ def align(run: FinishedRun, tasks: Sequence[str], grid: Numbers, window: int) ->
 
 def _summary(
     label: str, runs: Sequence[FinishedRun], grid: Numbers, scores: Numbers, threshold: float
-) -> Summary:
+) -> LabelSummary:
     low, high = bootstrap_interval(scores) if len(runs) > 1 else (None, None)
     there = [np.flatnonzero(iqm(of_run) >= threshold - 1e-9) for of_run in scores]
     results = [run.evaluation for run in runs if run.evaluation is not None]
     evaluated = len(results) == len(runs)
     lengths = [steps for r in results if (steps := r.solved_steps) is not None]
-    return Summary(
+    return LabelSummary(
         curve=Curve(label, len(runs), grid, _over_runs_and_tasks(scores), low, high),
         seeds=tuple(run.seed for run in runs),
         env_steps=tuple(int(run.env_steps[-1]) for run in runs),

@@ -17,7 +17,7 @@ _STYLES = ("-", "--", ":", "-.")  # tell curves apart once the colours are used 
 _LEGEND_WIDTH = 90  # letters that fit side by side
 
 
-def draw(curves: Sequence[Curve], path: Path, title: str) -> None:
+def draw_curves(curves: Sequence[Curve], path: Path, title: str) -> None:
     """Draw success over environment steps, with a band for the interval where there is one.
 
     Args:

@@ -431,7 +431,7 @@ def paired_horizons(before: EvalResult, after: EvalResult) -> list[tuple[EvalRes
     return [*shorter, (before, after)]
 
 
-def within(result: EvalResult) -> str:
+def horizon_text(result: EvalResult) -> str:
     """The horizon in words: ``within 100/90 steps``, in the order of the tasks."""
     try:
         each = tuple(result.horizons.values())

@@ -13,15 +13,15 @@ from vla_rl.results.evaluation import (
     TaskResult,
     compare,
     comparison_rows,
+    horizon_text,
     paired_horizons,
-    within,
 )
 from vla_rl.results.intervals import Estimate, PairedDifference
 from vla_rl.results.plots import PALETTE, measure
 
 
 @dataclass(frozen=True)
-class Summary:
+class PageContent:
     """What the page of a run shows.
 
     Attributes:
@@ -44,7 +44,7 @@ class Summary:
 
 
 def summary_page(
-    summary: Summary, path: Path, plot: Path | None = None, video: Path | None = None
+    summary: PageContent, path: Path, plot: Path | None = None, video: Path | None = None
 ) -> None:
     """Write one HTML page that needs no other file; plot and video are embedded.
 
@@ -74,7 +74,7 @@ def _headline(before: EvalResult, after: EvalResult, timed: bool) -> str:
     change = compare(before, after).mean
     tasks = len(before.tasks)
     of = "the task" if tasks == 1 else f"{tasks} tasks"
-    when = f" {within(before)}" if timed else ""
+    when = f" {horizon_text(before)}" if timed else ""
     return (
         f'<p class="headline"><b>{_percent(before.mean.value)} → {_percent(after.mean.value)}</b> '
         f"mean {measure(before)} on {of}{when}: {_points(change)} on the same starts "
@@ -82,7 +82,7 @@ def _headline(before: EvalResult, after: EvalResult, timed: bool) -> str:
     )
 
 
-def _results_table(summary: Summary, pairs: Pairs) -> str:
+def _results_table(summary: PageContent, pairs: Pairs) -> str:
     """Before, after and change at every horizon side by side, and the length of solved episodes."""
     before = summary.before
     columns = [_horizon_rows(was, now) for was, now in pairs]
@@ -97,7 +97,7 @@ def _results_table(summary: Summary, pairs: Pairs) -> str:
         "solved episodes of the longest horizon, before and after. Protocol "
         f"<code>{_text(before.protocol_id)}</code>, drawn by {_text(before.renderer or 'unknown')}."
     )
-    heads = "".join(f'<th colspan="4">{_text(within(was))}' for was, _ in pairs)
+    heads = "".join(f'<th colspan="4">{_text(horizon_text(was))}' for was, _ in pairs)
     head = f"<tr><th>{heads}<th></tr>" if len(pairs) > 1 else ""
     head += f"<tr><th>task{'<th>before<th>after<th>change<th>test' * len(pairs)}<th>steps</tr>"
     wide = ' class="wide"' if len(pairs) > 1 else ""
@@ -122,7 +122,7 @@ def _horizon_rows(before: EvalResult, after: EvalResult) -> dict[str, _Values]:
     }
 
 
-def _row_names(summary: Summary) -> list[tuple[str, str, str]]:
+def _row_names(summary: PageContent) -> list[tuple[str, str, str]]:
     """Name, kind and lengths of solved episodes of every row that is shown."""
     before, after = summary.before, summary.after
     rows: list[tuple[str, str, str]] = []

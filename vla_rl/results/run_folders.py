@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.config import flat
+from vla_rl.config import dotted
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import FILE, outcome, outcomes_by_task, read_metrics
 
@@ -135,7 +135,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A run that was given more time is like one that had it from the beginning.
     """
-    settings = dict(flat(config))
+    settings = dict(dotted(config))
     for entry in reversed(config.get("history", [])):
         for name, (old, _) in entry["changed"].items():
             if name.startswith("learner."):
@@ -215,7 +215,7 @@ def _shown(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def kept(folder: Path) -> dict[str, str]:
+def kept_policies(folder: Path) -> dict[str, str]:
     """What validation starts say of the policies that a run keeps, by name of their folder.
 
     The last one (``policy``), then the best one; nothing for a run that was not evaluated so, or
