@@ -359,7 +359,7 @@ BROKEN = {
     "damaged config": (with_text("config.json", "{"), "config.json is damaged"),
     "another command": (with_text("config.json", '{"seed": 0, "world": {}}'), "no algorithm"),
     "no metrics": (without("metrics.jsonl"), "has no metrics.jsonl; start the run with `vla-rl"),
-    "empty metrics": (with_text("metrics.jsonl", ""), "holds no iteration of training; go on with"),
+    "empty metrics": (with_text("metrics.jsonl", ""), "has no iteration of training; continue with"),
     "only cloned": (with_text("metrics.jsonl", '{"sft/loss": 1.0}\n'), "no iteration of training"),
     "damaged metrics": (with_text("metrics.jsonl", "{\n{}\n"), "line 1 is damaged"),
     "damaged evaluation": (with_text("eval_after.json", "{}"), "not an evaluation result"),

@@ -131,7 +131,7 @@ def test_what_cannot_be_known_is_refused():
         dataclasses.replace(result, protocol_id="custom:toys").within(20)
     parts = TaskResult((0, 1), (True, False), (20, 30), ("a", "b"), (("a", "b"), ("a",)))
     assert parts.within(30) == parts
-    with pytest.raises(ValueError, match="when its parts were completed is not kept"):
+    with pytest.raises(ValueError, match="its parts were completed are not kept"):
         parts.within(25)
 
 
@@ -166,7 +166,7 @@ def test_where_success_does_not_end_an_episode_only_one_horizon_is_told():
     settings = cheetah.Settings(image=("none",), success="return>=100", success_ends=False)
     world = World("gym:HalfCheetah-v5", ("HalfCheetah-v5",), (200,), settings)
     assert shorter_horizons(world.resolve(), EvalConfig(max_steps=400)) == ()
-    with pytest.raises(ValueError, match="does not end an episode here"):
+    with pytest.raises(ValueError, match="does not end an episode of this suite"):
         with_protocol(world.resolve(), EvalConfig(also_within=(100,)))
     sequence = World("franka_kitchen", ("kitchen-burners",), (100,), Settings())
     assert shorter_horizons(sequence.resolve(), EvalConfig(max_steps=200)) == ()

@@ -368,7 +368,7 @@ def test_shipped_suites_need_no_word_of_the_user(played, run):
         if fine:
             assert hub.find(REPO).is_dir()
         else:
-            with pytest.raises(ValueError, match="imports nothing outside vla_rl"):
+            with pytest.raises(ValueError, match="may not import modules outside vla_rl"):
                 hub.find(REPO)
     assert "antigravity" not in sys.modules
 
@@ -573,7 +573,7 @@ def test_a_card_says_that_validation_starts_were_for_choosing(played, run):
     push(run, "--repo", REPO)
     assert "validation" not in card_of(played).text
     push(run, "--repo", REPO, "--evaluations", run / "validation_custom.json")
-    assert "They are validation starts" in card_of(played).text
+    assert "These are validation starts" in card_of(played).text
 
 
 def test_the_clone_of_a_demo_is_not_what_was_trained(played, run):

@@ -1,4 +1,4 @@
-"""What a run leaves for people: a learning curve, a before/after video, and a page on all of it."""
+"""The summary page of a run, with learning curve, before/after video and results."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vla_rl.results.plots import PALETTE, measure
 
 @dataclass(frozen=True)
 class PageContent:
-    """What the page of a run shows.
+    """Content of the summary page of a run.
 
     Attributes:
-        title: For instance the name of the run.
-        facts: What ran, in short: name and value in the order to be shown (policy, algorithm, ...).
+        title: Title, for instance the name of the run.
+        facts: Short description of the run: names and values in order (policy, algorithm, ...).
         before: Evaluation before training.
         after: Evaluation after training, under the same protocol.
-        seconds: Wall time by part, in the order to be shown.
-        files: What each file or folder of the run is, by path relative to the page.
-        commands: How to go on: what a command does, and the command line.
+        seconds: Wall time by part, in order.
+        files: Description of each file or folder of the run, by path relative to the page.
+        commands: Next steps: what a command does, and the command line.
     """
 
     title: str
@@ -46,7 +46,7 @@ class PageContent:
 def summary_page(
     summary: PageContent, path: Path, plot: Path | None = None, video: Path | None = None
 ) -> None:
-    """Write one HTML page that needs no other file; plot and video are embedded.
+    """Write a self-contained HTML page; plot and video are embedded.
 
     Raises:
         ValueError: If the two evaluations are not comparable.
@@ -61,7 +61,7 @@ def summary_page(
         _section("What ran", _definitions(summary.facts)),
         _section("Where the time went", _time_bar(summary.seconds)),
         _section("Files", _definitions(summary.files, code=True)),
-        _section("How to go on", _command_list(summary.commands)),
+        _section("Next steps", _command_list(summary.commands)),
     ]
     page = _PAGE.replace("{title}", _text(summary.title)).replace("{body}", "\n".join(parts))
     path.write_text(page, encoding="utf-8")
@@ -123,7 +123,7 @@ def _horizon_rows(before: EvalResult, after: EvalResult) -> dict[str, _Values]:
 
 
 def _row_names(summary: PageContent) -> list[tuple[str, str, str]]:
-    """Name, kind and lengths of solved episodes of every row that is shown."""
+    """Name, kind and lengths of solved episodes of every row."""
     before, after = summary.before, summary.after
     rows: list[tuple[str, str, str]] = []
     for task, was in before.tasks.items():
