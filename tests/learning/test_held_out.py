@@ -222,7 +222,7 @@ def test_the_command_says_which_weights_it_kept(tmp_path, capsys):
         ({"validation_share": 1.0}, r"in \[0, 1\), got 1.0"),
         ({"validation_share": -0.1}, r"in \[0, 1\), got -0.1"),
         ({"validation_every": 0}, "validation_every must be at least 1, got 0"),
-        ({"early_stop": 3}, "early_stop 3 needs a held-out loss .* validation_share"),
+        ({"early_stop": 3}, "early_stop 3 needs a held-out loss.* validation_share"),
         ({"early_stop": -1, "validation_share": 0.1}, "must not be negative, got -1"),
     ],
 )

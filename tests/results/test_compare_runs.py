@@ -358,8 +358,11 @@ BROKEN = {
     "no config": (without("config.json"), "is not a run folder, config.json is missing; give"),
     "damaged config": (with_text("config.json", "{"), "config.json is damaged"),
     "another command": (with_text("config.json", '{"seed": 0, "world": {}}'), "no algorithm"),
-    "no metrics": (without("metrics.jsonl"), "has no metrics.jsonl; start the run with `vla-rl"),
-    "empty metrics": (with_text("metrics.jsonl", ""), "has no iteration of training; continue with"),
+    "no metrics": (without("metrics.jsonl"), "has no metrics.jsonl; start it with `vla-rl"),
+    "empty metrics": (
+        with_text("metrics.jsonl", ""),
+        "has no iteration of training; continue with",
+    ),
     "only cloned": (with_text("metrics.jsonl", '{"sft/loss": 1.0}\n'), "no iteration of training"),
     "damaged metrics": (with_text("metrics.jsonl", "{\n{}\n"), "line 1 is damaged"),
     "damaged evaluation": (with_text("eval_after.json", "{}"), "not an evaluation result"),

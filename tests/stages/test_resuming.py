@@ -194,7 +194,7 @@ def test_an_error_leaves_a_checkpoint_of_the_last_whole_iteration(tmp_path, caps
         failing_from(patched, LocalCollector, "collect", 4)
         assert vla_rl("train", *options, "--out", cut) == 1
     said = capsys.readouterr().err
-    assert f"after iteration 2; --resume goes on after iteration 2, saved in {cut}" in said
+    assert f"after iteration 2; --resume continues after iteration 2, saved in {cut}" in said
     assert "the simulator is gone" in said
     assert [path.name for path in (cut / "checkpoints").iterdir()] == ["step_000002"]
     assert vla_rl("train", "--resume", "--out", cut) == 0
@@ -208,7 +208,7 @@ def test_weights_in_the_middle_of_an_update_are_not_saved(tmp_path, capsys, monk
     with monkeypatch.context() as patched:
         failing_from(patched, Learner, "step", 1)
         assert vla_rl("train", *options, "--out", out) == 1
-    assert "after iteration 0; --resume starts it again" in capsys.readouterr().err
+    assert "after iteration 0; --resume starts again" in capsys.readouterr().err
     assert not (out / "checkpoints").exists()
     assert vla_rl("train", "--resume", "--out", out) == 0
 

@@ -170,7 +170,7 @@ def test_where_success_does_not_end_an_episode_only_one_horizon_is_told():
         with_protocol(world.resolve(), EvalConfig(also_within=(100,)))
     sequence = World("franka_kitchen", ("kitchen-burners",), (100,), Settings())
     assert shorter_horizons(sequence.resolve(), EvalConfig(max_steps=200)) == ()
-    with pytest.raises(ValueError, match="parts of kitchen-burners were completed is not kept"):
+    with pytest.raises(ValueError, match="parts of kitchen-burners are completed are not kept"):
         with_protocol(sequence.resolve(), EvalConfig(also_within=(50,)))
 
 

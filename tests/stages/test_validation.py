@@ -288,7 +288,7 @@ def test_a_run_ends_early_where_nothing_gets_better(clone, tmp_path, capsys):
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert len({row["validation/success"] for row in rows}) == 1
-    assert "ended early: 2 evaluations in a row" in capsys.readouterr().out
+    assert "stopped early: 2 evaluations in a row" in capsys.readouterr().out
     assert "after iteration 1:" in kept_policies(tmp_path / "run")["best"]
     # It stays ended, until it is allowed to go on.
     assert vla_rl("train", "--out", tmp_path / "run", "--resume") == 0

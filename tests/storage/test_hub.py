@@ -414,14 +414,14 @@ def test_the_tokenizer_goes_along_but_no_code(played, reader, run, capsys):
 def test_a_processor_with_code_of_its_own_is_refused(played, reader):
     make_policy().push_to_hub(REPO)
     tamper(played, "processor/tokenizer_config.json", auto_map={"AutoProcessor": "a/b--c.D"})
-    with pytest.raises(ValueError, match=r"processor whose tokenizer_config\.json asks for code"):
+    with pytest.raises(ValueError, match=r"processor whose tokenizer_config\.json requires custom code"):
         load_policy(REPO)
 
 
 def test_a_model_of_another_library_is_refused_before_its_weights_are_fetched(played):
     make_policy().push_to_hub(REPO)
     (played.commits()[-1] / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match=r"ada/points on the hub is no policy of vla-rl.*lacks"):
+    with pytest.raises(ValueError, match=r"ada/points on the hub is not a policy of vla-rl.*lacks"):
         load_policy(REPO)
     assert played.asked == [["config.json", "world.json"]]
 
