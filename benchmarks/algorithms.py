@@ -18,8 +18,8 @@ from benchmarks._markdown import if_one_horizon, origin, percent, table, usual_l
 from benchmarks._record import RESULTS, write
 from benchmarks._runs import GENEROUS, both, cloned, column, evaluated, trained
 from vla_rl import plugins
-from vla_rl.results.aggregate import Score, Summary, summarise
-from vla_rl.results.curves import draw
+from vla_rl.results.aggregate import LabelSummary, Score, summarise
+from vla_rl.results.curves import draw_curves
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.intervals import mean_interval
 from vla_rl.results.run_folders import group, read_run
@@ -40,7 +40,9 @@ def one(folder: Path, start: Path, algorithm: str, seed: int, env_steps: int) ->
     return trained(folder, start, seed, "--algorithm", algorithm, *shared, *budget)
 
 
-def describe(summary: Summary, folders: list[Path], results: list[EvalResult]) -> dict[str, Any]:
+def describe(
+    summary: LabelSummary, folders: list[Path], results: list[EvalResult]
+) -> dict[str, Any]:
     """Numbers of one algorithm."""
     medians = [r.median_steps for r in results if r.median_steps is not None]
     return {
@@ -155,7 +157,7 @@ def main() -> None:
     runs = {name: group([read_run(f) for f in folders[name]]) for name in given.algorithms}
     groups = {name: next(iter(of_name.values())) for name, of_name in runs.items()}
     summaries = {s.curve.label: s for s in summarise(groups, window=5, threshold=THRESHOLD)}
-    draw(
+    draw_curves(
         [s.curve for s in summaries.values()],
         RESULTS / "algorithms.png",
         f"From one clone, {given.seeds} seeds: {', '.join(before.tasks)}",

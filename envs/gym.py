@@ -1,7 +1,7 @@
-"""Any Gymnasium environment by its id, with no file to write: ``gym:CartPole-v1``.
+"""Any Gymnasium environment by its id, without a file: ``gym:CartPole-v1``.
 
 The environment becomes a suite of one task. Its observation is split into images and a state, its
-actions are mapped to [-1, 1], and what counts as a success is read from it or said in the settings.
+actions are mapped to [-1, 1], and success is defined by the environment or the settings.
 Packages that register their environments at import are found by the id's namespace
 (``gym:gym_pusht/PushT-v0``) or named before it (``gym:my_package:MyEnv-v0``).
 

@@ -64,15 +64,15 @@ _ROBOT_CELL, _OBJECT_CELL = 0.02, 0.007
 
 @dataclass(frozen=True)
 class Settings:
-    """What the policy sees."""
+    """Cameras and rendering."""
 
     cameras: tuple[str, ...] = ("corner2_close", "gripperPOV")
     """Camera views in order: topview, corner, corner2, corner2_close, corner3, behindGripper or
-    gripperPOV; none for a policy that sees the state only."""
+    gripperPOV; none for a policy of the state only."""
     image_size: int = 64
     """Height and width of the images in pixels, 16 to 1024."""
     quality: str = "fast"
-    """fast (simplified meshes, no shadows, reflections or antialiasing) or full (all of it)."""
+    """Rendering quality: fast (simple meshes, no shadows, reflections, antialiasing) or full."""
 
 
 def tasks() -> tuple[Task, ...]:
@@ -85,7 +85,7 @@ def tasks() -> tuple[Task, ...]:
 
 
 def spaces(settings: Settings) -> Spaces:
-    """What a policy sees and does; needs neither MuJoCo nor a GL library.
+    """Shapes of observations and actions; needs neither MuJoCo nor a GL library.
 
     Raises:
         ValueError: If a camera is unknown or listed twice, or the image size or quality is not

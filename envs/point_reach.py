@@ -44,7 +44,7 @@ PROTOCOLS: dict[str, EvalProtocol] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the policy sees."""
+    """Size of the image."""
 
     image_size: int = 16
     """Height and width of the image in pixels, 8 to 256."""

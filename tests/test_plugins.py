@@ -63,7 +63,7 @@ def test_a_family_makes_one_suite_for_each_name():
     [
         ("gym", "name one as gym:ID"),
         ("gym:", "name one as gym:ID"),
-        ("point_reach:red", "point_reach is no family.*without the colon"),
+        ("point_reach:red", "point_reach is not a family.*without the colon"),
         ("gin:CartPole-v1", "unknown envs plug-in.*gym:ID"),
     ],
 )

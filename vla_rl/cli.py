@@ -1,7 +1,7 @@
-"""``vla-rl COMMAND [options]``: finds the command, parses its typed options, answers errors.
+"""``vla-rl COMMAND [options]``: finds the command, parses its typed options, reports errors.
 
-A command is a module in ``vla_rl/commands`` with a dataclass ``Command``; it is imported only when
-it was asked for, so that ``vla-rl --help`` answers at once.
+A command is a module in ``vla_rl/commands`` with a dataclass ``Command``. It is imported only when
+it is used, so that ``vla-rl --help`` is fast.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from vla_rl import __version__, plugins
 COMMANDS = {
     "demo": "the main job: record, clone, evaluate, improve by RL, evaluate again (5 minutes)",
     "record": "record demonstrations with a suite's scripted experts",
-    "expert": "train experts on the true state where there are no scripted ones, and record",
+    "expert": "train experts on the simulator's true state and record their demonstrations",
     "sft": "clone a policy from demonstrations",
     "train": "improve a policy by reinforcement learning",
-    "ire-vla": "improve it in two stages, task by task: RL of the head, then imitation by all",
+    "ire-vla": "improve a policy task by task: RL of its head, then imitation with all of it",
     "eval": "evaluate a policy on starts it was never trained on",
     "compare": "compare two evaluations, or the learning curves of runs",
     "inspect": "show what is in a set of demonstrations, a policy or a run",
     "push": "upload a policy to the Hugging Face hub, with a card that holds its evaluation",
-    "export": "write demonstrations as a LeRobotDataset v3 or a Minari dataset",
-    "import": "read a LeRobotDataset v3 or a Minari dataset as demonstrations",
+    "export": "export demonstrations as a LeRobotDataset v3 or a Minari dataset",
+    "import": "import a LeRobotDataset v3 or a Minari dataset as demonstrations",
     "list": "show suites, tasks, policies, algorithms, rewards, curricula, protocols",
     "check": "check a suite, policy or algorithm of yours against its contract: what to fix",
-    "doctor": "check this machine and say what to do",
+    "doctor": "check this machine and say what to fix",
 }
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+INTERRUPTED = 130  # the exit status that a shell gives a program ended by Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"vla-rl: {plugins.unknown('command', words[0], COMMANDS)}", file=sys.stderr)
         return 2
-    # Idle threads of torch must sleep, or they take the cores from the workers.
+    # Idle torch threads must sleep, or they take CPU time from the workers.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.path.insert(0, "")  # a user's own plug-ins are found from where the command is run
     return _guarded(lambda: _run(words[0], words[1:]))
@@ -60,7 +60,7 @@ def _run(name: str, options: list[str]) -> int:
 
 
 def _guarded(action: Callable[[], int]) -> int:
-    """Answer what a user can fix in one sentence; anything else keeps its traceback."""
+    """Report errors that a user can fix in one sentence; any other keeps its traceback."""
     try:
         return action()
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
-"""Typed configuration: plain frozen dataclasses, each beside the thing it configures.
+"""Settings as JSON and back.
 
-Here is only how they are written as JSON and read again.
+Settings are plain frozen dataclasses, each defined next to what it configures.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def kinds(hint: Any) -> dict[str, type[Any]]:
 
 
 def to_json(value: Any) -> Any:
-    """A dataclass as JSON-able data."""
+    """Convert a dataclass to JSON-serialisable data."""
     return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """A dataclass from JSON-able data.
+    """Build a dataclass from JSON data.
 
     Raises:
-        ValueError: Naming the field, the offending value and what is allowed.
+        ValueError: If the data do not fit; names the field, its value and what is allowed.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)
@@ -58,10 +58,10 @@ def from_json(kind: type[T], data: Any) -> T:
         raise ValueError(f"not a valid {kind.__name__}: {problems}") from error
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by dotted name."""
+def dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings as pairs of dotted name and value."""
     for name, value in config.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

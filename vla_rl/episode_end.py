@@ -1,22 +1,22 @@
 """How the end of an episode counts: one rule for every suite, reward and algorithm.
 
-An episode ends because the task *terminated* (success, or failure for good) or because the *time
-limit* cut it. What comes after the end is worth
+An episode ends because the task *terminated* (success, or unrecoverable failure) or because the
+*time limit* truncated it. The value after the end is
 
-* nothing, if the episode is **closed**: it terminated, or the time limit belongs to the task. Then
-  the critic's value after it is 0 and so is the potential of a shaping reward;
-* what the critic says of the last observation, if the time limit is **bootstrapped**: the task goes
-  on, only the recording stops (Pardo et al., 2018, arXiv 1712.00378).
+* zero, if the episode is **closed**: it terminated, or the time limit is part of the task. Then the
+  potential of a shaping reward is zero there, too;
+* the critic's estimate of the last observation, if the time limit is **bootstrapped**: the task
+  would continue, only the recording stops (Pardo et al., 2018, arXiv 1712.00378).
 
 Success that ends an episode also ends its rewards. A reward for every step (``dense``) would then
-teach to stay just short of success and be paid until the time limit, so a solved episode goes on
-being paid as if it stayed solved: until the horizon, or for ever where the time limit is
-bootstrapped.
+teach the policy to stay just short of success and collect reward until the time limit. Therefore a
+solved episode is credited as if it stayed solved: until the horizon, or for ever where the time
+limit is bootstrapped.
 
-Which of the two holds is a setting of the run, ``--train.time-limit``. ``auto`` bootstraps only if
-the reward is paid for every step, success does not end an episode, and there is a critic: then
-the task really goes on. Everything else asks for success within the horizon, and not to have
-succeeded by then is failure.
+``--train.time-limit`` chooses between the two. ``auto`` bootstraps only if the reward is paid for
+every step, success does not end an episode, the discount is below 1, and there is a critic: then
+the task really continues. Otherwise the task is to succeed within the horizon, and an episode that
+has not succeeded by then has failed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Pays = Literal["outcome", "steps", "shaping"]
 
 
 def paid_on(rate: float, gamma: float, left: float) -> float:
-    """What being paid ``rate`` at each of ``left`` more steps is worth at the one before them.
+    """Value, one step earlier, of a reward of ``rate`` at each of ``left`` further steps.
 
     Args:
-        rate: Reward of a step.
+        rate: Reward per step.
         gamma: Discount per step, in [0, 1].
-        left: Steps, whole or not; infinite only with a discount below 1.
+        left: Number of steps (may be fractional); infinite only with a discount below 1.
     """
     if gamma == 1:
         return rate * left
@@ -51,11 +51,11 @@ class EpisodeEnd:
     """How the episodes of a run end.
 
     Attributes:
-        gamma: The algorithm's discount per decision; 1 for algorithms that add up rewards.
-        bootstrap: Whether the critic's value follows an episode that the time limit cut.
-        pays_outcome: Whether a reward is paid for how an episode ends, so that one that was solved
-            when the time limit cut it has had everything.
-        solved_step: The environment's own reward of a step in which the task is solved, if the
+        gamma: The algorithm's discount per decision; 1 for algorithms that sum rewards.
+        bootstrap: Whether the critic's value is added after an episode that the time limit cut.
+        pays_outcome: Whether a reward is paid for how an episode ends, so that nothing remains to
+            be earned by an episode that is solved when the time limit cuts it.
+        solved_step: The environment's own reward for a step in which the task is solved, if the
             suite's settings state it.
     """
 
@@ -65,14 +65,14 @@ class EpisodeEnd:
     solved_step: float | None = None
 
     def closed(self, trajectory: Trajectory) -> bool:
-        """Whether nothing is worth anything after the end."""
+        """Whether the value after the end of the episode is zero."""
         done = trajectory.success and self.pays_outcome
         return not trajectory.truncated or not self.bootstrap or done
 
     def paid_on(self, trajectory: Trajectory, rate: float) -> float:
-        """What a solved episode is worth after its end, if every step were paid ``rate``.
+        """Value after the end of a solved episode if every later step were paid ``rate``.
 
-        Zero for an episode that success did not end. Discounted to the last decision.
+        Discounted to the last decision. Zero for an episode that was not ended by success.
         """
         if not trajectory.success or trajectory.truncated:
             return 0.0
@@ -90,33 +90,33 @@ def end_of(
     time_limit: TimeLimit,
     solved_step: float | None = None,
 ) -> EpisodeEnd:
-    """The rule of a run.
+    """Decide how the episodes of a run end.
 
     Args:
-        paid: What its rewards are paid for.
+        paid: What the rewards of the run are paid for.
         success_ends: Whether success ends an episode of the suite.
         uses_critic: Whether the algorithm has one.
         credits_decisions: Whether the algorithm credits single decisions with what came after
             them, instead of all decisions of an episode with its return.
-        gamma: Its discount per decision.
-        time_limit: What the user asked for.
-        solved_step: Reward of a solved step, if the suite's settings state it.
+        gamma: The algorithm's discount per decision.
+        time_limit: The user's setting.
+        solved_step: Reward for a solved step, if the suite's settings state it.
 
     Raises:
-        ValueError: If the rewards cannot teach the algorithm anything, or the time limit cannot be
-            bootstrapped.
+        ValueError: If the algorithm could not learn anything from the rewards, or the time limit
+            cannot be bootstrapped.
     """
     paid = set(paid)
     if paid <= {"shaping"}:
         raise ValueError(
-            "these rewards only shape, so nothing says what is wanted: add one that is paid for "
+            "these rewards only shape and do not define a goal: add one that is paid for "
             "success (sparse, subgoals, speed) or for every step (dense)"
         )
     if "shaping" in paid and not credits_decisions:
         raise ValueError(
             "a shaping reward (progress) adds the same constant to the return of every episode "
-            "from one start, and this algorithm looks at nothing else: leave it out, or use one "
-            "that credits single decisions (ppo, or --algo.adv-estimator grpo_process)"
+            "from one start, and this algorithm uses nothing else: leave it out, or use an "
+            "algorithm that credits single decisions (ppo, or --algo.adv-estimator grpo_process)"
         )
     endless = paid - {"shaping"} == {"steps"} and not success_ends
     if time_limit == "bootstrap" and not uses_critic:

@@ -1,8 +1,8 @@
 """Evaluation: every (task, start) exactly once, greedily, under a named protocol.
 
-A success ends its episode and a policy does not see the time, so that one evaluation at a generous
-horizon says what there is to know at every shorter one. Where it is longer than the horizon of
-training, success within that one is reported beside it: the two differ by what is only slowness.
+Success ends an episode and a policy does not observe the time, so one evaluation at a long horizon
+also gives the success rate at every shorter one. Where it is longer than the horizon of training,
+success within that horizon is reported beside it: the difference is what is solved, but slowly.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from vla_rl.world import Arena
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How success is measured."""
+    """How a policy is evaluated."""
 
     protocol: str | None = None
-    """A protocol of the suite by name (`vla-rl list protocols`); it sets starts and horizon."""
+    """Name of a protocol of the suite (`vla-rl list protocols`), which sets starts and horizon."""
     episodes_per_task: int = 100
-    """Starts for each task, when no protocol is named."""
+    """Number of starts per task when no protocol is named; at least 1."""
     starts: Literal["eval", "validation"] = "eval"
-    """Which starts: `eval` to report a number; `validation`, which no report uses, to choose
-    settings or a policy by. Training and demonstrations use neither."""
+    """Set of starts: `eval` for numbers to report, or `validation` for choosing settings or a
+    policy. Training and demonstrations use neither."""
     max_steps: int = 0
-    """Horizon in environment steps, when no protocol is named; 0 for that of --max-steps, which is
-    by default the one of training. Success within that one is reported, too, if it is shorter."""
+    """Horizon in environment steps when no protocol is named; 0 uses --max-steps, by default the
+    horizon of training. If that one is shorter, success within it is reported as well."""
     also_within: tuple[int, ...] = ()
-    """Shorter horizons in environment steps at which success is reported besides; they take no
-    further episodes."""
+    """Additional shorter horizons in environment steps at which success is reported, from the same
+    episodes."""
 
     def __post_init__(self) -> None:
         if self.episodes_per_task < 1:
@@ -60,11 +60,11 @@ class EvalConfig:
 
 
 def with_protocol(arena: Arena, config: EvalConfig) -> tuple[Arena, EvalProtocol]:
-    """The arena, with the horizon of an evaluation, and its protocol.
+    """The arena with the horizon of an evaluation, and the protocol of that evaluation.
 
     Raises:
-        ValueError: If the protocol is unknown, or asks for other settings than the arena's; if the
-            horizon is longer than the suite's; or if success within a shorter one cannot be known.
+        ValueError: If the protocol is unknown or requires other settings than the arena's, if the
+            horizon is longer than the suite's, or if success within a shorter one is not recorded.
     """
     played, protocol = _with_protocol(arena, config)
     longest = played.horizons
@@ -80,9 +80,10 @@ def with_protocol(arena: Arena, config: EvalConfig) -> tuple[Arena, EvalProtocol
 
 
 def shorter_horizons(arena: Arena, config: EvalConfig) -> tuple[dict[str, int], ...]:
-    """Horizons by task at which success is reported besides that of the evaluation, shortest first.
+    """Additional horizons by task at which success is reported, shortest first.
 
-    They are those that were asked for, and that of the arena where it is shorter and can be known.
+    They are the requested ones, and the arena's own where it is shorter and success within it is
+    known.
     """
     played, _ = with_protocol(arena, config)
     longest = played.horizons
@@ -95,12 +96,12 @@ def shorter_horizons(arena: Arena, config: EvalConfig) -> tuple[dict[str, int], 
 
 
 def _untold(arena: Arena) -> str:
-    """Why a long evaluation does not say what happens within a shorter one; empty if it does."""
+    """Why success within a shorter horizon is not known from a longer one; empty if it is."""
     if not arena.success_ends:
-        return "success does not end an episode here, so that only what holds at its end counts"
+        return "success does not end an episode of this suite, so only its last step counts"
     sequences = [task.id for task in arena.tasks if task.subgoals]
     if sequences:
-        return f"when the parts of {', '.join(sequences)} were completed is not kept"
+        return f"the times at which the parts of {', '.join(sequences)} are completed are not kept"
     return ""
 
 
@@ -119,14 +120,14 @@ def _with_protocol(arena: Arena, config: EvalConfig) -> tuple[Arena, EvalProtoco
         found = vars(arena.settings)[name]
         if found != wanted:
             raise ValueError(
-                f"protocol {protocol.name} asks for {name} = {wanted}, but this policy was trained "
+                f"protocol {protocol.name} requires {name} = {wanted}, but this policy was trained "
                 f"with {name} = {found}; train one with that setting, or use another protocol"
             )
     return arena.replaced(max_steps=(protocol.max_steps,)), protocol
 
 
 def _lengthened(arena: Arena, steps: int) -> Arena:
-    """The arena with one horizon for all tasks; checked now, as simulators are made late."""
+    """The arena with one horizon for all tasks, checked before any simulator is made."""
     most = {task.id: task.max_steps for task in arena.suite.tasks()}
     for task in arena.tasks:
         allowed = max(most[task.id], task.max_steps)
@@ -139,7 +140,7 @@ def _lengthened(arena: Arena, steps: int) -> Arena:
 
 
 def protocol_id(arena: Arena, protocol: EvalProtocol) -> str:
-    """A readable name of everything that determines the number."""
+    """A readable name for everything that determines the result of an evaluation."""
     settings = to_json(arena.settings)
     shown = ",".join(
         f"{name}={'+'.join(value) if isinstance(value, list) else value}"
@@ -148,7 +149,7 @@ def protocol_id(arena: Arena, protocol: EvalProtocol) -> str:
     tasks = sorted(arena.tasks, key=lambda task: task.id)
     digest = hashlib.sha256(" ".join(task.id for task in tasks).encode()).hexdigest()[:8]
     said = "" if arena.world.instruction is None else f":{arena.world.instruction!r}"
-    # Results of versions that knew no other starts than those of reports keep their id.
+    # Results of versions without validation starts keep their id.
     starts = "" if protocol.starts == "eval" else f":{protocol.starts}"
     return str(
         ProtocolId(
@@ -161,11 +162,11 @@ def protocol_id(arena: Arena, protocol: EvalProtocol) -> str:
     )
 
 
-class Outcome(NamedTuple):
-    """How one episode ended, without what was seen and done in it.
+class EpisodeResult(NamedTuple):
+    """Result of one episode, without its observations and actions.
 
     Attributes:
-        spec: The start it was played from.
+        spec: The start that it was played from.
         success: Whether the task was solved.
         steps: Environment steps.
         subgoals_done: The subgoals that were completed.
@@ -177,8 +178,8 @@ class Outcome(NamedTuple):
     subgoals_done: tuple[str, ...]
 
     @classmethod
-    def of(cls, t: Trajectory) -> Outcome:
-        """That of a trajectory."""
+    def of(cls, t: Trajectory) -> EpisodeResult:
+        """The result of a trajectory."""
         return cls(t.spec, t.success, t.steps, t.subgoals_done)
 
 
@@ -194,17 +195,17 @@ def evaluate(
     """Play every start of every task once with the mean action.
 
     Args:
-        collector: Of the arena's suite.
-        policy: What is evaluated.
-        arena: Where.
-        config: Which starts and horizon.
-        on_episode: Called with task id and completed share (success for a single task) of every
-            episode.
-        renderer: What drew the images, for the record.
-        ranks: Processes that share the starts; every one gets the result of all.
+        collector: Plays the episodes, in the arena's suite.
+        policy: The policy to evaluate.
+        arena: Suite, tasks and horizons.
+        config: Starts, horizon and protocol.
+        on_episode: Called after every episode with its task id and the completed share of its
+            subgoals (success as 0 or 1 for a task without any).
+        renderer: Description of what draws the images, stored with the result.
+        ranks: Processes that share the starts; each of them gets the result of all.
 
     Returns:
-        The result, and the trajectories that were played here in the order of tasks and starts.
+        The result, and the trajectories that this process played, by task and start.
     """
     shorter = shorter_horizons(arena, config)
     arena, protocol = with_protocol(arena, config)
@@ -213,15 +214,15 @@ def evaluate(
     rollout = collector.collect(
         policy, specs, [0] * len(specs), PlaySettings(greedy=True), on_episode
     )
-    outcomes = ranks.gather([Outcome.of(t) for t in rollout.trajectories])
+    outcomes = ranks.gather([EpisodeResult.of(t) for t in rollout.trajectories])
     result = _result(outcomes, arena, protocol, renderer)
     return dataclasses.replace(result, also_within=shorter), rollout.trajectories
 
 
 def _result(
-    outcomes: Sequence[Outcome], arena: Arena, protocol: EvalProtocol, renderer: str
+    outcomes: Sequence[EpisodeResult], arena: Arena, protocol: EvalProtocol, renderer: str
 ) -> EvalResult:
-    by_task: dict[str, list[Outcome]] = {}
+    by_task: dict[str, list[EpisodeResult]] = {}
     for outcome in outcomes:
         by_task.setdefault(outcome.spec.task.id, []).append(outcome)
     tasks = {

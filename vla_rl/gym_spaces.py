@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as a policy's: actions in [-1, 1], flat states, upright RGB images."""
+"""Gymnasium spaces for a policy: actions in [-1, 1], flat states, upright RGB images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vla_rl.types import Floats
 
 @dataclass(frozen=True)
 class ActionMap:
-    """From a policy's action to the environment's.
+    """Converts a policy's actions to those of an environment.
 
     Attributes:
-        size: A, the numbers in [-1, 1] that make one action.
-        to_env: Takes ``[A]`` such numbers and returns an element of the environment's space.
+        size: A, how many numbers in [-1, 1] make one action.
+        to_env: Maps ``[A]`` such numbers to an element of the environment's action space.
     """
 
     size: int
@@ -32,10 +32,10 @@ class ActionMap:
 
 
 def action_map(space: spaces.Space[Any]) -> ActionMap:
-    """How actions in [-1, 1] become actions of a space.
+    """Map actions in [-1, 1] to an action space.
 
-    A Box is scaled linearly. A Discrete choice takes one number for each of its options, of which
-    the largest wins; MultiDiscrete is several of these. A MultiBinary bit is on above 0.
+    A Box is scaled linearly. A Discrete space takes one number per option, and the largest wins;
+    MultiDiscrete is several of these. A MultiBinary bit is set by a number above 0.
 
     Raises:
         ValueError: For another space, or a Box without bounds.
@@ -43,9 +43,9 @@ def action_map(space: spaces.Space[Any]) -> ActionMap:
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise ValueError(
-                f"the action space {space} has no bounds, so that it cannot be scaled to [-1, 1]; "
+                f"the action space {space} has no bounds, so it cannot be scaled to [-1, 1]; "
                 "wrap the environment in gymnasium.wrappers.RescaleAction or ClipAction and "
-                "register that"
+                "register the wrapped one"
             )
         return ActionMap(int(np.prod(space.shape)), functools.partial(_scaled, space))
     if isinstance(space, spaces.Discrete):
@@ -70,7 +70,7 @@ def _scaled(space: spaces.Box, action: NDArray[np.float64]) -> NDArray[Any]:
     wanted = low + (action.reshape(space.shape) + 1) / 2 * (high - low)
     if np.issubdtype(space.dtype, np.integer):
         wanted = np.round(wanted)
-    # Rounding to the space's own type must not lead out of it.
+    # Rounding to the dtype of the space must not leave its bounds.
     return np.clip(wanted.astype(space.dtype), space.low, space.high)
 
 
@@ -86,13 +86,13 @@ def _chosen(
 
 
 @dataclass(frozen=True)
-class Part:
+class Leaf:
     """A leaf of an observation space.
 
     Attributes:
-        name: Its keys joined by ``/``, or ``"observation"`` where the space has no parts.
+        name: Its keys joined by ``/``, or ``"observation"`` if the whole space is one leaf.
         path: Its keys.
-        space: What it holds.
+        space: Its own space.
     """
 
     name: str
@@ -101,38 +101,38 @@ class Part:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a picture: 8 bits, 1, 3 or 4 channels (first or last) or none."""
+        """Whether it is an image: uint8, with 1, 3 or 4 channels (first or last) or none."""
         return _channels(self.space) is not None
 
     @property
     def is_state(self) -> bool:
-        """Whether it is a fixed number of numbers and not a picture."""
+        """Whether it is a fixed number of numbers and not an image."""
         return self.space.is_np_flattenable and not self.is_image
 
     def of(self, observation: Any) -> Any:
-        """This part of an observation."""
+        """This leaf of an observation."""
         return functools.reduce(operator.getitem, self.path, observation)
 
     def image(self, observation: Any) -> NDArray[np.uint8]:
-        """This part as an ``[h, w, 3]`` picture."""
+        """This leaf of an observation as an ``[h, w, 3]`` image."""
         pixels: NDArray[np.uint8] = np.asarray(self.of(observation))
         channels = _channels(self.space)
         if channels is None:
-            raise ValueError(f"{self.name} of the observation is no image: {self.space}")
+            raise ValueError(f"{self.name} of the observation is not an image: {self.space}")
         return rgb(np.moveaxis(pixels, channels, -1) if pixels.ndim == 3 else pixels)
 
 
-def parts(space: spaces.Space[Any], path: tuple[Any, ...] = ()) -> list[Part]:
+def leaves(space: spaces.Space[Any], path: tuple[Any, ...] = ()) -> list[Leaf]:
     """The leaves of an observation space, in the space's order."""
     if isinstance(space, spaces.Dict):
-        return [part for key, inner in space.items() for part in parts(inner, (*path, key))]
+        return [part for key, inner in space.items() for part in leaves(inner, (*path, key))]
     if isinstance(space, spaces.Tuple):
-        return [part for key, inner in enumerate(space) for part in parts(inner, (*path, key))]
-    return [Part("/".join(map(str, path)) or "observation", path, space)]
+        return [part for key, inner in enumerate(space) for part in leaves(inner, (*path, key))]
+    return [Leaf("/".join(map(str, path)) or "observation", path, space)]
 
 
-def flat(chosen: Sequence[Part], observation: Any) -> NDArray[np.float64]:
-    """The parts as one vector; a discrete part becomes a one-hot code."""
+def flat(chosen: Sequence[Leaf], observation: Any) -> NDArray[np.float64]:
+    """The chosen leaves of an observation as one vector; a discrete leaf becomes one-hot."""
     if not chosen:
         return np.zeros(0)
     return np.concatenate(
@@ -143,18 +143,18 @@ def flat(chosen: Sequence[Part], observation: Any) -> NDArray[np.float64]:
     )
 
 
-def flat_size(chosen: Sequence[Part]) -> int:
+def flat_size(chosen: Sequence[Leaf]) -> int:
     """Length of :func:`flat`."""
     return sum(spaces.flatdim(part.space) for part in chosen)
 
 
 # ----------------------------------------------------------------------------------------- images
 
-_SMALLEST_SIDE = 16  # smaller grids of bytes are rather codes than pictures
+_SMALLEST_SIDE = 16  # smaller arrays of bytes are probably codes, not images
 
 
 def _channels(space: spaces.Space[Any]) -> int | None:
-    """The axis of an image's channels (2 also where it has none); None if it is no image."""
+    """The channel axis of an image (2 if it has no such axis); None if it is not an image."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return None
     shape = space.shape
@@ -168,14 +168,14 @@ def _channels(space: spaces.Space[Any]) -> int | None:
 
 
 def rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``[h, w]`` or ``[h, w, 1 | 3 | 4]`` as ``[h, w, 3]``; transparency is dropped."""
+    """Convert ``[h, w]`` or ``[h, w, 1 | 3 | 4]`` to ``[h, w, 3]``; transparency is dropped."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
 def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``[h, w, 3]`` as ``[size, size, 3]``: every new pixel is the mean of what it covers."""
+    """Resize ``[h, w, 3]`` to ``[size, size, 3]``: each new pixel is the mean of its area."""
     if pixels.shape[:2] == (size, size):
         return pixels
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -183,10 +183,10 @@ def resized(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def as_state(numbers: NDArray[np.float64]) -> Floats:
-    """The numbers as a policy's state.
+    """Convert observed numbers to a policy's state.
 
     Raises:
-        RuntimeError: If one is not finite: a policy would learn nothing from there on.
+        RuntimeError: If one is not finite, which would spoil the policy for good.
     """
     if not np.isfinite(numbers).all():
         raise RuntimeError(f"the environment observed {numbers.tolist()}, which are not all finite")

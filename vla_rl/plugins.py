@@ -1,7 +1,7 @@
 """Plug-ins by name: a file name inside the package, or a dotted path to a user's own module.
 
-A plug-in kind is a folder and a plug-in is a module in it that defines the agreed names. Nothing is
-registered at import; a module is imported when somebody asks for it by name.
+A kind of plug-in is a folder, and a plug-in is a module in it that defines the required names.
+Nothing is registered at import; a module is imported when it is first requested by name.
 
 An installed package may offer plug-ins by short names, as entry points of the groups
 ``vla_rl.envs``, ``vla_rl.policies``, ... whose values are modules::
@@ -9,8 +9,8 @@ An installed package may offer plug-ins by short names, as entry points of the g
     [project.entry-points."vla_rl.envs"]
     my_kitchen = "my_lab.kitchen"
 
-A *family* of suites is one module for many: ``gym:CartPole-v1`` is what ``suite("CartPole-v1")`` of
-the module ``gym`` makes.
+A *family* of suites is one module that makes many: ``gym:CartPole-v1`` is the suite that
+``suite("CartPole-v1")`` of the module ``gym`` returns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ REQUIRED_NAMES: dict[str, tuple[str, ...]] = {
     "curricula": ("Curriculum",),
 }
 FAMILY = "suite"
-"""Name of the function ``suite(parameter) -> ModuleType`` that makes a module a family; its
-``PARAMETER`` says what users put after the colon."""
+"""Name of the function ``suite(parameter) -> ModuleType`` that makes a module a family; the
+module's ``PARAMETER`` names what users write after the colon."""
 
 
 def names(kind: str) -> list[str]:
-    """Names of the plug-ins of a kind that ship with the package or that a package offers.
+    """Names of all plug-ins of a kind, from this package and from entry points of others.
 
-    A family is named with what follows its colon, for instance ``gym:ID``.
+    A family is listed with its parameter, for instance ``gym:ID``.
 
     Raises:
         ValueError: If the kind is unknown.
@@ -53,8 +53,8 @@ def load(kind: str, name: str) -> ModuleType:
     """Import a plug-in by name (``"loop"``) or import path (``"my_lab.my_loop"``).
 
     Raises:
-        ValueError: If there is no such plug-in, the module lacks one of the agreed names, or a
-            family is named without what follows the colon.
+        ValueError: If there is no such plug-in, the module lacks one of the required names, or a
+            family is named without its parameter.
     """
     base, colon, parameter = name.partition(":")
     path = _path(kind, base)
@@ -65,7 +65,7 @@ def load(kind: str, name: str) -> ModuleType:
                 f"command from the folder that holds {base.partition('.')[0]!r}, install its "
                 "package, or check the spelling"
             )
-        raise ValueError(unknown(f"{kind} plug-in", name, names(kind)) + ", or a module of yours")
+        raise ValueError(unknown(f"{kind} plug-in", name, names(kind)) + ", or a dotted path")
     module = importlib.import_module(path)
     family = vars(module).get(FAMILY)
     if family is not None:
@@ -73,7 +73,7 @@ def load(kind: str, name: str) -> ModuleType:
             raise ValueError(f"{base!r} is a family of {kind}: name one as {_titled(path, base)}")
         module = family(parameter)
     elif colon:
-        raise ValueError(f"{name!r}: {base} is no family of {kind}; name it without the colon")
+        raise ValueError(f"{name!r}: {base} is not a family of {kind}; name it without the colon")
     lacking = [required for required in REQUIRED_NAMES[kind] if required not in vars(module)]
     if lacking:
         raise ValueError(f"{path} must define {', '.join(lacking)} to be one of the {kind}")
@@ -81,7 +81,7 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:
-    """A sentence for an unknown name that offers the near ones first."""
+    """An error message for an unknown name, with similar names first."""
     choices = list(allowed)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
@@ -100,7 +100,7 @@ def _shipped(kind: str) -> frozenset[str]:
 
 @functools.cache
 def _offered(kind: str) -> dict[str, str]:
-    """Modules by the names that installed packages give them."""
+    """Modules that installed packages offer as entry points, by name."""
     group = importlib.metadata.entry_points(group=f"vla_rl.{kind}")
     return {point.name: point.module for point in group}
 
@@ -112,7 +112,7 @@ def _path(kind: str, name: str) -> str:
 
 
 def _titled(path: str, name: str) -> str:
-    """The name as a user writes it; what a family calls its parameter stands after the colon."""
+    """The name as users write it; for a family, with its ``PARAMETER`` after the colon."""
     module = importlib.import_module(path)
     return f"{name}:{vars(module)['PARAMETER']}" if FAMILY in vars(module) else name
 

@@ -1,9 +1,9 @@
-"""The policy contract, and a base class that keeps most of it.
+"""The policy contract, and a base class that implements most of it.
 
 A policy has a backbone, which turns images into features, an action head, which turns features, the
 instruction and proprioception into a chunk of actions, and a critic. Its parameters form
-the three groups ``"vlm"``, ``"head"`` and ``"critic"``. What a frozen backbone, or a frozen part of
-one, makes of the images is computed once, at acting, and every update starts from it.
+the three groups ``"vlm"``, ``"head"`` and ``"critic"``. The features of a frozen backbone, or of
+the frozen part of one, are computed once, when acting, and reused by every update.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 GROUPS = ("vlm", "head", "critic")
-_STD_FLOOR = 0.01  # a coordinate that hardly moved in the demonstrations must not be blown up
-_STATE_RANGE = 5.0  # deviations; a few demonstrations do not bound what is met later
+_STD_FLOOR = 0.01  # do not magnify a coordinate that hardly varied in the demonstrations
+_STATE_RANGE = 5.0  # standard deviations; a few demonstrations do not bound later states
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a policy thinks of decisions that were made; with gradient.
+    """A policy's scores of past decisions, with gradient.
 
     Attributes:
         logprob: ``[B, K]`` log-probability of every unit, in nats.
@@ -57,10 +57,10 @@ class Scores:
 
 
 class Policy(Protocol):
-    """What a module in ``policies/`` must define as ``Policy``; a ``torch.nn.Module`` besides.
+    """What a module in ``policies/`` must define as ``Policy``; also a ``torch.nn.Module``.
 
     ``logprob`` of :meth:`act` equals that of :meth:`evaluate` for the same weights, up to float32
-    rounding. Noise is a function of a row's key alone.
+    rounding. The noise of a row depends on its key alone.
     """
 
     config: Any
@@ -75,43 +75,43 @@ class Policy(Protocol):
 
     @property
     def caches(self) -> bool:
-        """Whether acting caches features, from which updates start instead of the images."""
+        """Whether acting caches features, which updates then use instead of the images."""
 
     @property
     def density(self) -> str:
-        """Of which density log-probabilities are; see :mod:`vla_rl.action_head`."""
+        """The density of the log-probabilities; see :mod:`vla_rl.action_head`."""
 
     @property
     def densities(self) -> tuple[str, ...]:
-        """Those that may be asked for, the simplest first."""
+        """The supported densities, simplest first."""
 
     def use_density(self, name: str) -> None:
-        """Act and score by another density from now on."""
+        """Act and score with another density from now on."""
 
     def exactness(self, density: str | None = None) -> Exactness:
-        """For what the log-probabilities of a density (None: of the present one) are exact."""
+        """What the log-probabilities of a density (None: the current one) may be used for."""
 
     def deviations(self) -> list[nn.Parameter]:
-        """Parameters of the group "head" that set the size of the exploration noise only."""
+        """Parameters of the group "head" that only set the size of the exploration noise."""
 
     def deviation(self) -> Floats | None:
-        """Mean standard deviation of the exploration by action dimension, ``[A]``, if fixed."""
+        """Mean exploration standard deviation of each action dimension, ``[A]``, if fixed."""
 
     def clamped_share(self, states: Floats) -> float:
-        """Share of ``[n, S]`` states that the policy does not see as they are."""
+        """Share of ``[n, S]`` states with a coordinate that the normalisation clamps."""
 
     def set_statistics(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
-        """Normalise proprioception by a mean and a deviation, both ``[S]``."""
+        """Normalise proprioception by a mean and a standard deviation, both ``[S]``."""
 
     @classmethod
     def blank(cls, config: Any, spaces: Spaces) -> Policy:
-        """A policy whose weights will be replaced, so none are fetched."""
+        """A policy whose weights will be overwritten, so no pretrained ones are fetched."""
 
     def remember(self, instructions: Sequence[str]) -> None:
-        """Encode sentences that were not met before; other methods accept only these."""
+        """Encode and store new instructions; other methods accept only stored ones."""
 
     def fit_statistics(self, states: Floats) -> None:
-        """Normalise proprioception by the mean and deviation of ``[n, S]`` states."""
+        """Normalise proprioception by the mean and standard deviation of ``[n, S]`` states."""
 
     def freeze(self, groups: Collection[str]) -> None:
         """Train everything except these groups."""
@@ -122,14 +122,14 @@ class Policy(Protocol):
     def act(
         self, obs: Observation, instructions: Sequence[str], keys: NDArray[np.int64] | None
     ) -> ActionChunk:
-        """Decide for B rows; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
+        """Choose B chunks; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
 
     def evaluate(
         self, obs: Observation, instructions: Sequence[str], raw: Floats, features: Array
     ) -> Scores:
-        """Score B decisions; from ``features`` and without images if the policy keeps them.
+        """Score B decisions, from ``features`` instead of images if the policy caches them.
 
-        A frozen critic is not asked.
+        A frozen critic is not evaluated; its values are zero.
         """
 
     def imitation_loss(
@@ -141,20 +141,20 @@ class Policy(Protocol):
         features: Array | None = None,
         generator: Generator | None = None,
     ) -> Tensor:
-        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
+        """Scalar loss of imitating ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]`` is true.
 
-        ``generator`` (on the CPU) draws the noise that some heads imitate with; None is torch's
-        global one.
+        ``generator`` (on the CPU) draws the noise that some heads need for it; None uses torch's
+        global generator.
         """
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
-        """What acting would cache, ``[B, F]``; only for a policy that caches features."""
+        """The features that acting would cache, ``[B, F]``; only if the policy caches any."""
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write weights, settings and remembered sentences."""
+        """Write weights, settings and stored instructions."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> object:
-        """Take over weights, as any ``torch.nn.Module``."""
+        """Load weights, as any ``torch.nn.Module``."""
 
     def state_dict(self) -> dict[str, Any]:
         """Parameters and buffers by name, as of any ``torch.nn.Module``."""
@@ -189,11 +189,11 @@ class PolicyBase(SavedPolicy):
 
     @abstractmethod
     def encode_images(self, images: Tensor, text: Tensor) -> Tensor:
-        """Backbone features ``[B, F]`` of ``[B, V, h, w, 3]`` uint8 images and texts ``[B, E]``."""
+        """Features ``[B, F]`` from ``[B, V, h, w, 3]`` uint8 images and texts ``[B, E]``."""
 
     @abstractmethod
     def context(self, features: Tensor, text: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's context ``[B, D]`` and its view of the instruction ``[B, E]``."""
+        """The head's two inputs: context ``[B, D]`` and instruction features ``[B, E]``."""
 
     @abstractmethod
     def estimate_value(self, features: Tensor, text: Tensor, state: Tensor) -> Tensor:
@@ -205,21 +205,21 @@ class PolicyBase(SavedPolicy):
 
     @abstractmethod
     def encode_text(self, sentences: Sequence[str]) -> Floats:
-        """Features ``[n, E]`` of sentences; each depends on its sentence only."""
+        """Features ``[n, E]`` of sentences, each a function of its own sentence only."""
 
     # ------------------------------------- what a subclass with a frozen part may define besides
 
     @property
     def caches(self) -> bool:
-        """Whether acting caches features, from which updates start instead of the images."""
+        """Whether acting caches features, which updates then use instead of the images."""
         return "vlm" in self.frozen
 
     def cache_features(self, images: Tensor, text: Tensor) -> Tensor:
-        """What a frozen part makes of the images, ``[B, F]``: here the whole backbone."""
+        """Features ``[B, F]`` of the frozen part of the backbone; here of the whole backbone."""
         return self.encode_images(images, text)
 
     def from_cache(self, kept: Tensor, text: Tensor) -> Tensor:
-        """From cached features to what :meth:`encode_images` returns, with gradient."""
+        """Turn cached features into the result of :meth:`encode_images`, with gradient."""
         return kept
 
     # ------------------------------------------------------------------------------- the contract
@@ -232,28 +232,28 @@ class PolicyBase(SavedPolicy):
 
     @property
     def density(self) -> str:
-        """Of which density log-probabilities are; see :mod:`vla_rl.action_head`."""
+        """The density of the log-probabilities; see :mod:`vla_rl.action_head`."""
         density: str = self.head.density
         return density
 
     @property
     def densities(self) -> tuple[str, ...]:
-        """Those that may be asked for, the simplest first."""
+        """The supported densities, simplest first."""
         found: tuple[str, ...] = self.head.densities
         return found
 
     def use_density(self, name: str) -> None:
-        """Act and score by another density from now on; only "decision" changes the actions.
+        """Act and score with another density from now on; only "decision" changes the actions.
 
-        Decisions are to be scored under the density that they were made under.
+        Decisions must be scored with the density that they were made with.
 
         Raises:
-            ValueError: If there is no such density, or the settings ask for another one.
+            ValueError: If there is no such density, or the settings fix another one.
         """
         self.head.use_density(name)
 
     def exactness(self, density: str | None = None) -> Exactness:
-        """For what the log-probabilities of a density (None: of the present one) are exact.
+        """What the log-probabilities of a density (None: the current one) may be used for.
 
         Raises:
             ValueError: If there is no such density.
@@ -262,40 +262,40 @@ class PolicyBase(SavedPolicy):
         return found
 
     def deviations(self) -> list[nn.Parameter]:
-        """Parameters of the group "head" that set the size of the exploration noise only."""
+        """Parameters of the group "head" that only set the size of the exploration noise."""
         found: list[nn.Parameter] = self.head.deviations()
         return found
 
     def deviation(self) -> Floats | None:
-        """Mean standard deviation of the exploration by action dimension, ``[A]``.
+        """Mean exploration standard deviation of each action dimension, ``[A]``.
 
-        None where there is no such number, or it depends on what the policy sees.
+        None where there is none, or where it depends on the observation.
         """
         found: Tensor | None = self.head.deviation()
         return None if found is None else found.cpu().numpy()
 
     def remember(self, instructions: Sequence[str]) -> None:
-        """Encode the sentences that were not met before."""
+        """Encode and store the instructions that are not stored yet."""
         new = [s for s in dict.fromkeys(instructions) if s not in self.text_memory]
         if new:
             self.text_memory.update(zip(new, self.encode_text(new), strict=True))
 
     def fit_statistics(self, states: Floats) -> None:
-        """Normalise proprioception by the mean and deviation of ``[n, S]`` states."""
+        """Normalise proprioception by the mean and standard deviation of ``[n, S]`` states."""
         self._check_states(states)
         values = np.asarray(states, np.float64)
         self.set_statistics(values.mean(0), values.std(0))
 
     def set_statistics(self, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
-        """Normalise proprioception by a mean and a deviation, both ``[S]``."""
+        """Normalise proprioception by a mean and a standard deviation, both ``[S]``."""
         self.state_mean.copy_(torch.tensor(mean))
         self.state_std.copy_(torch.tensor(std).clamp(min=_STD_FLOOR))
 
     def clamped_share(self, states: Floats) -> float:
-        """Share of ``[n, S]`` states with a coordinate that is clamped, so not seen as it is.
+        """Share of ``[n, S]`` states with a coordinate that the normalisation clamps.
 
-        Those lie more than 5 deviations from the mean; many of them say that the statistics no
-        longer fit what the policy meets.
+        Such a coordinate lies more than 5 standard deviations from the mean. A large share means
+        that the statistics no longer describe the states that the policy visits.
         """
         self._check_states(states)
         away = np.abs(states - self.state_mean.cpu().numpy()) / self.state_std.cpu().numpy()
@@ -312,9 +312,9 @@ class PolicyBase(SavedPolicy):
         self.frozen = frozenset(groups)
 
     def train(self: PolicyT, mode: bool = True) -> PolicyT:
-        """Stay in evaluation mode: acting and updating must see the same network.
+        """Stay in evaluation mode: acting and updating must use the same network.
 
-        Batch normalisation keeps its statistics and dropout is off, or the log-probabilities of an
+        With dropout, or statistics of batch normalisation that change, the log-probabilities of an
         update would differ from those at acting.
         """
         return super().train(False)
@@ -322,7 +322,7 @@ class PolicyBase(SavedPolicy):
     def act(
         self, obs: Observation, instructions: Sequence[str], keys: NDArray[np.int64] | None
     ) -> ActionChunk:
-        """Decide for B rows; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
+        """Choose B chunks; ``keys`` ``[B, 2]`` seed the noise, ``None`` acts greedily."""
         with torch.inference_mode():
             text, state = self._words(instructions), self._proprioception(obs)
             cache = self._kept(obs, text) if self.caches else None
@@ -344,7 +344,7 @@ class PolicyBase(SavedPolicy):
     def evaluate(
         self, obs: Observation, instructions: Sequence[str], raw: Floats, features: Array
     ) -> Scores:
-        """Score B decisions; from ``features`` and without images if the policy keeps them."""
+        """Score B decisions, from ``features`` instead of images if the policy caches them."""
         text, state = self._words(instructions), self._proprioception(obs)
         seen = self._seen(obs, text, features)
         logprob, entropy = self.head.score(*self.context(seen, text, state), self._tensor(raw))
@@ -361,10 +361,10 @@ class PolicyBase(SavedPolicy):
         features: Array | None = None,
         generator: Generator | None = None,
     ) -> Tensor:
-        """A scalar to minimise so that the policy does ``[B, H, A]`` where ``[B, H]``.
+        """Scalar loss of imitating ``actions`` ``[B, H, A]`` where ``mask`` ``[B, H]`` is true.
 
-        ``features`` may replace the images if the policy keeps them. ``generator`` (on the CPU)
-        draws the noise that some heads imitate with; None is torch's global one.
+        ``features`` replace the images if the policy caches them. ``generator`` (on the CPU) draws
+        the noise that some heads need for it; None uses torch's global generator.
         """
         if self.caches and features is None:
             features = self.features(obs, instructions)
@@ -376,10 +376,10 @@ class PolicyBase(SavedPolicy):
         return loss
 
     def features(self, obs: Observation, instructions: Sequence[str]) -> Array:
-        """What acting would cache, ``[B, F]`` float16; only for a policy that caches features.
+        """The features that acting would cache, ``[B, F]`` float16.
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If the policy caches no features.
         """
         if not self.caches:
             raise ValueError('this policy caches no features: freeze({"vlm"}) first')
@@ -399,13 +399,13 @@ class PolicyBase(SavedPolicy):
         return self.cache_features(self._tensor(obs.images), text).half()
 
     def _seen(self, obs: Observation, text: Tensor, features: Array | None) -> Tensor:
-        """Features with gradient into what is trained; from the kept ones where there are some."""
+        """Features with gradient into the trained parameters, from cached ones if there are."""
         if not self.caches or features is None:
             return self.encode_images(self._tensor(obs.images), text)
         if self.spaces.views and not features.shape[-1]:
             raise ValueError(
                 'the backbone is frozen but these decisions carry no features: freeze({"vlm"}) '
-                "also where the policy acts"
+                "before the policy acts, too"
             )
         return self.from_cache(self._tensor(features).float(), text)
 
@@ -423,14 +423,14 @@ class PolicyBase(SavedPolicy):
         return state.clamp(-_STATE_RANGE, _STATE_RANGE)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        # A copy, as arrays that come from other processes are often read-only.
+        # A copy, because arrays from other processes are often read-only.
         return torch.tensor(array, device=self.state_mean.device)
 
 
 def load_policy(source: str | Path, spaces: Spaces | None = None, **options: Any) -> PolicyBase:
-    """Read a policy of whichever class was saved, from a folder or from the Hugging Face hub.
+    """Load a saved policy of any class, from a folder or from the Hugging Face hub.
 
-    Arguments are those of :meth:`PolicyBase.from_pretrained`.
+    The arguments are those of :meth:`PolicyBase.from_pretrained`.
 
     Raises:
         ValueError: As ``from_pretrained``, or if the class cannot be imported.

@@ -28,37 +28,37 @@ class SFTConfig:
     steps: int = 450
     """Gradient steps."""
     batch_size: int = 64
-    """Recorded steps in a batch."""
+    """Recorded steps per batch."""
     lr: float = 1e-3
     """Peak learning rate of a one-cycle schedule, for backbone and head."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay."""
+    """Decoupled weight decay (AdamW)."""
     max_grad_norm: float = 1.0
-    """The gradient of each group of parameters (backbone, head, deviation) is scaled down to this
-    norm."""
+    """Largest gradient norm of each group of parameters (backbone, head, deviation); larger ones
+    are scaled down to it."""
     image_shift: int = 1
-    """Random shift of every image, in pixels (augmentation). A pixel is about 1.3 cm at 64 px, so
-    large shifts blur what precise tasks need."""
+    """Largest random shift of every image, in pixels (augmentation). In images of 64 px a pixel is
+    about 1.3 cm, so large shifts hide what precise tasks need."""
     colour_jitter: float = 0.0
-    """Random change of the colours of every image (augmentation), about the share by which a
-    channel takes on others and by which brightness changes; 0.5 lets objects of other colours be
-    recognised, which a small network from scratch otherwise fails at."""
+    """Strength of the random colour change of every image (augmentation): about the share by which
+    channels are mixed and brightness is changed. 0.5 lets a small network that is trained from
+    scratch recognise objects of other colours."""
     state_noise: float = 0.05
-    """Noise on proprioception, in standard deviations of the demonstrations."""
+    """Size of the noise added to proprioception, in standard deviations of the demonstrations."""
     balance_tasks: bool = True
-    """Draw every task equally often, however many demonstrations it has."""
+    """Draw every task equally often, regardless of how many demonstrations it has."""
     train_vlm: bool = True
-    """Train the backbone too. If not, what it makes of the demonstrations is computed once, which
-    is much faster with a large one; images are not shifted then."""
+    """Train the backbone, too. Otherwise its features of the demonstrations are computed only once,
+    which is much faster with a large backbone, and images are not augmented."""
     validation_share: float = 0.0
-    """Share of each task's starts whose demonstrations are not learned from: their loss is logged
-    as `sft/validation_loss`, and the weights with the lowest are those that are kept. 0 learns from
-    all demonstrations and keeps the last weights."""
+    """Share of each task's starts whose demonstrations are held out, in [0, 1). Their loss is
+    logged as `sft/validation_loss`, and the weights with the lowest one are kept. 0 trains on all
+    demonstrations and keeps the last weights."""
     validation_every: int = 50
-    """Gradient steps between two looks at the held-out demonstrations."""
+    """Gradient steps between two evaluations of the held-out loss."""
     early_stop: int = 0
-    """End after so many looks in a row without a lower held-out loss; 0 goes on to the last step.
-    The learning rate has then not come down to 0."""
+    """Stop after this many evaluations in a row without a lower held-out loss, before the learning
+    rate has fallen to 0; 0 never stops early."""
     checkpoint_every: int = 200
     """Gradient steps between checkpoints."""
 
@@ -69,13 +69,13 @@ class SFTConfig:
         if not 0 <= self.validation_share < 1:
             raise ValueError(
                 f"sft validation_share must be in [0, 1), got {self.validation_share}: it is the "
-                "part of the starts that is not learned from"
+                "share of the starts that is held out"
             )
         if self.early_stop < 0:
             raise ValueError(f"sft early_stop must not be negative, got {self.early_stop}")
         if self.early_stop and not self.validation_share:
             raise ValueError(
-                f"sft early_stop {self.early_stop} needs a held-out loss to stop by: set "
+                f"sft early_stop {self.early_stop} needs a held-out loss: set "
                 "validation_share, for instance to 0.1"
             )
         for name in ("lr", "max_grad_norm"):
@@ -88,15 +88,16 @@ class SFTConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Holding on to the demonstrations during reinforcement learning (a switch of every run)."""
+    """Imitation of demonstrations during reinforcement learning (off by default)."""
 
     coef: float = 0.0
-    """Weight of the cloning loss that is added to every policy-gradient step; 0 switches it off.
-    It keeps tasks that are not being solved from drifting while others improve (DAPG, 2018)."""
+    """Weight of the cloning loss that is added to every policy-gradient step; 0 for none. It keeps
+    tasks that are not solved yet from drifting while others improve (DAPG, 2018)."""
     batch_size: int = 64
-    """Recorded steps in a batch."""
+    """Recorded steps per batch."""
     micro_batch_size: int = 0
-    """Recorded steps in memory at once; gradients add up. 0: all of the batch."""
+    """Recorded steps in memory at once, over which gradients are accumulated; 0 for the whole
+    batch."""
 
     def __post_init__(self) -> None:
         if self.coef < 0:
@@ -116,9 +117,9 @@ class Cloning:
     """Supervised fine-tuning step by step, so that it can be checkpointed midway and resumed.
 
     Attributes:
-        learner: Trains the head and, unless it is to stay as it is, the backbone.
+        learner: Trains the head and, unless it is frozen, the backbone.
         step: Gradient steps done.
-        validation: Of held-out demonstrations, if there are any.
+        validation: The loss of held-out demonstrations, if there are any.
     """
 
     def __init__(
@@ -132,11 +133,11 @@ class Cloning:
         """Prepare to fit a policy, in place.
 
         Args:
-            policy: What is trained; its proprioception statistics stay as they are.
+            policy: The policy to train; its proprioception statistics do not change.
             data: Demonstrated chunks.
-            config: How.
-            seed: Of the order, the augmentation and a head's noise.
-            held_out: Chunks that are not learned from.
+            config: Settings of the training.
+            seed: Seed of the order, the augmentation and a head's noise.
+            held_out: Chunks for validation.
         """
         policy.remember(data.sentences)
         self._policy, self._data, self._config = policy, data, config
@@ -163,7 +164,7 @@ class Cloning:
         self._noise = noise_generator(seed, "noise of cloning")
 
     def advance(self) -> float:
-        """One gradient step; returns the loss."""
+        """Take one gradient step and return the loss."""
         config, data = self._config, self._data
         batch = data.sample(self._rng, config.batch_size, config.balance_tasks)
         obs = augment(batch.obs, config, self._spread, self._rng)
@@ -176,9 +177,9 @@ class Cloning:
         return float(loss.detach())
 
     def run(self, on_step: OnStep) -> None:
-        """Go on to the last step, or to where the held-out loss has stopped to fall.
+        """Train to the last step, or until the held-out loss has stopped falling.
 
-        Then the policy has the weights with the lowest held-out loss, where something is held out.
+        Where something is held out, the policy ends with the weights of the lowest held-out loss.
 
         Args:
             on_step: Called with the step (from 1) and the losses after every gradient step.
@@ -196,7 +197,7 @@ class Cloning:
             validation.take_best()
 
     def state_dict(self) -> dict[str, object]:
-        """State besides weights and optimizer; with tensors."""
+        """The state apart from weights and optimizer; contains tensors."""
         return {
             "step": self.step,
             "order": self._rng.bit_generator.state,
@@ -214,9 +215,9 @@ class Cloning:
 
 
 def one_cycle(done: float, warm_up: float = 0.3) -> float:
-    """Learning-rate factor of Smith's one-cycle schedule after a share ``done`` in [0, 1].
+    """Learning-rate factor of Smith's one-cycle schedule after a share ``done`` of the steps.
 
-    Cosine from 1/25 up to 1 during the warm-up share, then cosine down to 0.
+    It rises along a cosine from 1/25 to 1 during the warm-up share, then falls along one to 0.
     """
     if done < warm_up:
         low = 1 / 25
@@ -227,7 +228,7 @@ def one_cycle(done: float, warm_up: float = 0.3) -> float:
 def augment(
     obs: Observation, config: SFTConfig, spread: np.ndarray, rng: np.random.Generator
 ) -> Observation:
-    """Shift and recolour every row's images in its own way (edges repeated), jitter its state."""
+    """Shift (repeating edges) and recolour the images of every row, and add noise to its state."""
     pad = config.image_shift
     images = obs.images
     if pad and images.size:
@@ -246,10 +247,10 @@ def augment(
 def recoloured(
     images: NDArray[np.uint8], size: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """``[B, V, h, w, 3]`` images, each row under a random linear map of its colours.
+    """Apply a random linear map of colours to each row of ``[B, V, h, w, 3]`` images.
 
-    A map is the identity plus noise of deviation ``size`` whose rows sum to 0, so that grey stays
-    grey, times a brightness from 1 - size to 1 + size (at least 0).
+    The map is the identity plus noise of standard deviation ``size`` whose rows sum to 0, so that
+    grey stays grey, times a brightness between 1 - size and 1 + size (at least 0).
     """
     noise = rng.standard_normal((len(images), 3, 3))
     mix = np.eye(3) + size * (noise - noise.mean(axis=2, keepdims=True))
@@ -263,8 +264,8 @@ def recoloured(
 class DemoAnchor:
     """The cloning loss of a fresh batch of demonstrations, times its coefficient.
 
-    As in DAPG (Rajeswaran et al., 2018, arXiv 1709.10087), without its decay. What a frozen
-    backbone makes of the demonstrations is computed once.
+    As in DAPG (Rajeswaran et al., 2018, arXiv 1709.10087), without its decay. The features of a
+    frozen backbone are computed once.
     """
 
     def __init__(
@@ -275,17 +276,17 @@ class DemoAnchor:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Prepare to draw from ``data``, of which each of the ranks takes its share."""
+        """Prepare to draw batches from ``data``, each of which is shared among the ranks."""
         policy.remember(data.sentences)
         self._policy, self._data, self._config, self._seed = policy, data, config, seed
         self._ranks = ranks
         self._features = kept_features(policy, data, config.batch_size) if policy.caches else None
 
     def __call__(self, step: int) -> Iterator[Tensor]:
-        """This rank's micro-batches, scalars with gradient.
+        """Yield the losses of this rank's micro-batches, scalars with gradient.
 
-        Their sum over parts and ranks is the whole loss. Batch and noise depend on the seed and the
-        step; a head that imitates with noise draws other noise where the batch is cut otherwise.
+        Their sum over micro-batches and ranks is the whole loss. Batch and noise depend on the seed
+        and the step; the noise that some heads need also depends on how the batch is divided.
         """
         pieces = self._pieces(step)
         for number in self._ranks.share(range(len(pieces))):

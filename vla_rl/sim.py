@@ -1,8 +1,8 @@
-"""The environment contract: a Gymnasium environment that can also be stepped without looking.
+"""The environment contract: a Gymnasium environment that can also be stepped without rendering.
 
-A chunked policy looks once per chunk, and rendering is the most expensive part of a step. So a
-suite splits a step in two: ``advance`` moves the simulation, ``observe`` looks at it. ``step`` is
-the two together, so every Gymnasium tool works on a :class:`SimEnv` unchanged.
+A policy that acts in chunks observes once per chunk, and rendering is the most expensive part of a
+step. So a step is split in two: ``advance`` moves the simulation, ``observe`` renders it. ``step``
+does both, so every Gymnasium tool works with a :class:`SimEnv` unchanged.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vla_rl.types import Floats, Observation, Spaces, Task
 
 
 class Outcome(NamedTuple):
-    """What one environment step gave, without looking.
+    """Result of one environment step, without an observation.
 
     Attributes:
-        reward: The environment's own reward of this step.
-        terminated: The task ended (success or failure), not the clock.
-        truncated: The clock ended it.
+        reward: The environment's own reward for this step.
+        terminated: Whether the task ended (success or failure).
+        truncated: Whether the time limit ended the episode.
         success: Whether the task is solved now.
-        progress: In [0, 1], 1 when solved.
+        progress: How far the task is done, in [0, 1]; 1 when solved.
         completed: Bit i is set once subgoal i of the task has been completed in this episode.
     """
 
@@ -47,7 +47,7 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     Attributes:
         restorable: Whether :meth:`snapshot` and :meth:`restore` work. Episodes of a task then share
-            one simulator; otherwise every episode in flight has one of its own.
+            one simulator; otherwise every episode in progress has its own.
     """
 
     restorable = True
@@ -66,11 +66,11 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     @abstractmethod
     def observe(self) -> Observation:
-        """Look: render every view at the policy's resolution and read proprioception."""
+        """Render every view at the policy's resolution and read proprioception."""
 
     @abstractmethod
     def snapshot(self) -> object:
-        """Everything that determines the future; cheap, and exact when restored."""
+        """The complete state of the simulation; cheap, and exact when restored."""
 
     @abstractmethod
     def restore(self, snapshot: object) -> None:
@@ -78,7 +78,7 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
     @property
     def privileged(self) -> NDArray[np.float64]:
-        """``[P]`` numbers on the true state, for experts that see more than the policy does."""
+        """``[P]`` numbers of the true state, for experts that observe more than the policy."""
         return self.observe().state.astype(np.float64)
 
     @staticmethod
@@ -94,10 +94,10 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         )
 
     def clipped(self, action: Floats) -> NDArray[np.float64]:
-        """The ``[A]`` action within [-1, 1].
+        """Clip an ``[A]`` action to [-1, 1].
 
         Raises:
-            ValueError: If it is not A finite numbers.
+            ValueError: If the action is not A finite numbers.
         """
         wanted = np.asarray(action, np.float64)
         if wanted.shape != (self.spaces.action_dim,) or not np.isfinite(wanted).all():
@@ -119,7 +119,7 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Gymnasium's reset; without a seed one is drawn from the environment's own generator."""
+        """Gymnasium's reset; without a seed, one is drawn from the environment's generator."""
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
@@ -140,23 +140,23 @@ class SimEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
 
 
 class Suite(Protocol):
-    """A module in ``envs/`` (or a user's own): what it must define.
+    """What a module in ``envs/`` (or a user's own suite) must define.
 
-    ``Settings`` is a frozen dataclass of JSON-able fields. Optional names: ``expert(task)``, a
-    scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty; ``SPLITS``, tuples of
-    task ids by a name that stands for them in ``--tasks`` (``"all"`` is every task unless it is one
-    of them); ``VARIANTS``, for each task that asks for the skill of another one on a thing of other
-    looks or in another place, the id of that other task; ``PROTOCOLS``, :class:`EvalProtocol` by
-    name; ``prepare(settings) -> str``, called once before any worker starts, which finds what draws
-    the images, says so and raises ``RuntimeError`` with advice where there is nothing;
-    ``filmed(settings)``, settings for videos; ``diagnose()``, a list of :class:`Check`;
-    ``dense_reward(task)``, the :class:`DenseReward` with which the best episode of its own reward
-    is worth about 1; ``success_ends(settings)``, whether success ends an episode (it does unless
-    this says otherwise).
+    ``Settings`` is a frozen dataclass that can be written as JSON. Optional names:
+    ``expert(task)``, a scripted expert ``SimEnv -> action``; ``BUCKETS``, task ids by difficulty;
+    ``SPLITS``, named tuples of task ids that ``--tasks`` accepts (``"all"`` is every task unless
+    defined here); ``VARIANTS``, for each task that asks for the skill of another one with an object
+    of different looks or in a different place, the id of that other task; ``PROTOCOLS``,
+    :class:`EvalProtocol` by name; ``prepare(settings) -> str``, called once before any worker
+    starts, which sets up rendering, returns a description of the renderer and raises
+    ``RuntimeError`` with advice where none works; ``filmed(settings)``, settings for videos;
+    ``diagnose()``, a list of :class:`Check`; ``dense_reward(task)``, the :class:`DenseReward` that
+    makes the return of the best episode about 1; ``success_ends(settings)``, whether success ends
+    an episode (default: it does).
     """
 
     def tasks(self) -> tuple[Task, ...]:
-        """Every task of the suite; instructions are unique, but a variant has its base's."""
+        """Every task of the suite; instructions are unique except that variants share them."""
 
     def spaces(self, settings: Any) -> Spaces:
         """What a policy of this suite sees and does, without making an environment."""
@@ -166,4 +166,4 @@ class Suite(Protocol):
 
 
 Expert = Callable[[SimEnv], Floats]
-"""Looks at the true state of an environment and returns an ``[A]`` action in [-1, 1]."""
+"""Reads the true state of an environment and returns an ``[A]`` action in [-1, 1]."""

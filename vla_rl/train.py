@@ -1,4 +1,4 @@
-"""Reinforcement learning: draw starts, play groups, keep those that teach, update, repeat."""
+"""Reinforcement learning: draw starts, play groups, keep those with contrast, update, repeat."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from vla_rl.types import Floats, Group, Observation, RolloutBatch, Task, Timing,
 Paid = list[list[Floats]]
 """``[T]`` for every episode of every group."""
 
-MOST_NOT_FINITE = 0.1  # share of the starts of a draw that may be dropped
+MOST_NOT_FINITE = 0.1  # largest share of the starts of a draw that may be dropped
 
 
 class Keeper(Protocol):
-    """Keeps episodes of a run, for instance those that were solved."""
+    """Stores episodes of a run, for instance those that were solved."""
 
     def keep(self, groups: Sequence[Group], iteration: int) -> None:
-        """Look at everything that was played in an iteration."""
+        """Receive all groups that were played in an iteration, and store some of them."""
 
     def metrics(self) -> dict[str, float]:
-        """What to log, by names that begin with ``keeper/``."""
+        """Metrics to log, with names that begin with ``keeper/``."""
 
     def state_dict(self) -> dict[str, object]:
         """JSON-able state for resuming."""
@@ -45,40 +45,39 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The reinforcement-learning loop."""
+    """Settings of the reinforcement-learning loop."""
 
     iterations: int = 30
-    """Updates to make."""
+    """Number of iterations, each of which is one update; at least 1."""
     minutes: float = 0.0
-    """Stop after this many minutes of training, its evaluations (`eval_every`) included; 0 for no
+    """Stop after this many minutes of training, including its evaluations (`eval_every`); 0 for no
     limit. Checked between iterations."""
     env_steps: int = 0
-    """Stop after this many environment steps, 0 for no limit. Checked between iterations."""
+    """Stop after this many environment steps; 0 for no limit. Checked between iterations."""
     episodes_per_iteration: int = 96
-    """Episodes to learn from in one update, in groups of the algorithm's size."""
+    """Episodes per update, in groups of the algorithm's `group_size`."""
     max_tries: int = 2
-    """How often an algorithm with dynamic sampling may draw groups in one iteration, to replace
-    those that were dropped."""
+    """Most draws of groups in one iteration of an algorithm with dynamic sampling, which replaces
+    dropped groups; at least 1."""
     checkpoint_every: int = 5
     """Iterations between checkpoints; the last one is always saved."""
     time_limit: TimeLimit = "auto"
-    """What the end of the horizon means for an algorithm with a critic: `failure` (the task had to
-    be done by then, nothing follows), `bootstrap` (the task goes on; the critic says what follows),
-    or `auto`: `bootstrap` only if rewards are paid for every step, success does not end an episode
-    and the discount is below 1."""
+    """Meaning of the time limit for an algorithm with a critic: `failure` (the task had to be done
+    by then; the value after it is 0), `bootstrap` (the task continues; the critic estimates the
+    value after it), or `auto`: `bootstrap` only if rewards are paid for every step, success does
+    not end an episode and the discount is below 1."""
     running_statistics: bool = True
-    """For a policy from fresh weights: go on, from iteration to iteration, to normalise
-    proprioception by everything that was met. A policy that was cloned keeps the statistics of its
-    demonstrations."""
+    """Keep updating the statistics that normalise proprioception, if the policy starts from fresh
+    weights. A cloned policy always keeps the statistics of its demonstrations."""
     eval_every: int = 0
-    """Iterations between evaluations on validation starts, which are for choosing and no report
-    uses; also after the last iteration. The best policy so far is kept beside the last one, in
-    OUT/best. 0: none. What is trained does not depend on it."""
+    """Iterations between evaluations on validation starts, which no reported result uses; 0 for
+    none. There is also one after the last iteration. The best policy so far is kept in OUT/best;
+    training is not affected."""
     eval_episodes: int = 20
-    """Validation starts of each task, the same ones every time, played without exploration noise.
+    """Number of validation starts per task, the same every time, played without exploration noise.
     Their steps do not count as environment steps of training."""
     early_stop: int = 0
-    """End when this many evaluations in a row brought no better policy; 0: never."""
+    """Stop after this many evaluations in a row without a better policy; 0 for never."""
 
     def __post_init__(self) -> None:
         counts = ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every")
@@ -90,16 +89,15 @@ class TrainConfig:
                 raise ValueError(f"train {name} must not be negative, got {vars(self)[name]}")
         if self.early_stop and not self.eval_every:
             raise ValueError(
-                f"train early_stop {self.early_stop} needs evaluations to stop by; set "
-                "--train.eval-every too"
+                f"train early_stop {self.early_stop} needs evaluations; set --train.eval-every too"
             )
 
 
 def check_groups(algorithm: Algorithm, config: TrainConfig) -> None:
-    """Refuse an iteration that is too short for a single group.
+    """Require that an iteration has room for at least one group.
 
     Raises:
-        ValueError: With both numbers.
+        ValueError: If it has not; names both numbers.
     """
     if algorithm.group_size > config.episodes_per_iteration:
         raise ValueError(
@@ -109,13 +107,13 @@ def check_groups(algorithm: Algorithm, config: TrainConfig) -> None:
 
 
 class Draw(NamedTuple):
-    """Groups of one iteration.
+    """The groups of one iteration.
 
     Attributes:
         kept: Groups to learn from.
-        played: Every group that was played.
+        played: All groups that were played.
         seconds: Wall time by part.
-        tries: How often groups were drawn.
+        tries: Number of draws.
     """
 
     kept: list[Group]
@@ -129,13 +127,13 @@ class Loop:
     """The state of a run, and one iteration of it.
 
     Attributes:
-        rewards: By name.
-        tasks: What is practised.
+        rewards: The rewards of the run, by name.
+        tasks: The tasks to train on.
         end: How episodes end.
-        seed: Of noise and minibatches.
-        statistics: Of the proprioception met so far, if they go on; the policy's are theirs after
-            every iteration, so that one iteration acts and learns with the same.
-        state: The algorithm's.
+        seed: Seed of noise and minibatches.
+        statistics: Running statistics of proprioception, if they are updated. The policy gets them
+            after every iteration, so that acting and learning in one iteration use the same.
+        state: State of the algorithm.
         iteration: Iterations done.
         env_steps: Environment steps taken so far.
     """
@@ -202,12 +200,12 @@ class Loop:
 
     @property
     def progress(self) -> float:
-        """Share of the run's iterations or environment steps that is done, whichever is more."""
+        """Completed share of the run's iterations or environment steps, whichever is larger."""
         most = self.config.env_steps or float("inf")
         return min(1.0, max(self.iteration / self.config.iterations, self.env_steps / most))
 
     def _draw(self) -> Draw:
-        """Play groups; with dynamic sampling until enough are kept or the tries are used up."""
+        """Play groups; with dynamic sampling, until enough are kept or no draws are left."""
         ranks, size = self.learner.ranks, self.algorithm.group_size
         wanted = self.config.episodes_per_iteration // size
         tries = self.config.max_tries if self.algorithm.dynamic_sampling else 1
@@ -218,7 +216,8 @@ class Loop:
             specs = self.curriculum.sample(wanted - len(kept))
             count = len(specs) * size
             keys = episode_keys(self.seed, "train", self.iteration, attempt, count=count)
-            # A group stays on one rank; all ranks then know of every group, in the order of one.
+            # A group stays on one rank; then all ranks get all groups, in the order of a single
+            # rank.
             mine = ranks.share(range(len(specs)))
             rollout = self.collector.collect(
                 self.learner.policy,
@@ -259,10 +258,10 @@ class Loop:
         )
 
     def _finite(self, groups: list[Group]) -> list[Group]:
-        """The groups of which every number is finite; the others are counted and dropped.
+        """The groups in which all numbers are finite; the others are counted and dropped.
 
         Raises:
-            ValueError: If those are many.
+            ValueError: If too many are dropped.
         """
         good = [group for group in groups if all(map(_is_finite, group))]
         bad = [group for group in groups if not all(map(_is_finite, group))]
@@ -277,7 +276,7 @@ class Loop:
         return good
 
     def _follow_states(self, draw: Draw) -> None:
-        """Normalise proprioception by everything that was met, from the next iteration on."""
+        """Update the statistics of proprioception; the next iteration is the first to use them."""
         if self.statistics is None:
             return
         self.statistics.add(_states(draw))
@@ -287,7 +286,7 @@ class Loop:
         return {"train/clamped_states": self.learner.policy.clamped_share(_states(draw))}
 
     def _rates(self) -> dict[str, float]:
-        """Learning rates and deviations that are in force."""
+        """The current learning rates and exploration standard deviations."""
         found = {f"learner/lr/{g['name']}": g["lr"] for g in self.learner.optimizer.param_groups}
         deviation = self.learner.policy.deviation()
         if deviation is not None:
@@ -305,7 +304,7 @@ class Loop:
         by_task = defaultdict(list)
         for t in episodes:
             by_task[t.spec.task.id].append(t)
-        # A sequence has no single success: what is told of it is the share that was completed.
+        # A sequence has no single success, so its completed share is reported instead.
         kinds = {
             task: "completed" if of_task[0].spec.task.subgoals else "success"
             for task, of_task in by_task.items()
@@ -332,7 +331,7 @@ class Loop:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """State besides the learner's tensors, as of a checkpoint."""
+        """The state of the run apart from the learner's tensors, for a checkpoint."""
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
@@ -375,7 +374,7 @@ OnIteration = Callable[[Loop, dict[str, float]], None]
 def until_done(loop: Loop, on_iteration: OnIteration, stopped: Callable[[], bool]) -> None:
     """Iterate until the configured iterations, minutes or steps are done, or until ``stopped()``.
 
-    It is asked between iterations only, so the state that is left is that of a whole iteration.
+    ``stopped`` is called between iterations only, so the loop always ends after a whole iteration.
     """
     while not over(loop) and not loop.learner.ranks.any(stopped()):  # signals differ, too
         on_iteration(loop, loop.step())
@@ -390,7 +389,7 @@ def over(loop: Loop) -> bool:
 
 
 def _is_finite(t: Trajectory) -> bool:
-    """Whether all numbers that are learned from are finite."""
+    """Whether all numbers that an update uses are finite."""
     numbers = (t.reward, t.obs.state, t.chunk.value)
     units = t.chunk.logprob.shape[1] // t.executed.shape[1]
     executed = np.repeat(t.executed, units, axis=1)
@@ -407,7 +406,7 @@ def _states(draw: Draw) -> Floats:
 
 
 def _seen_enough(trajectory: Trajectory) -> Trajectory:
-    """Without what only rewards looked at: an update starts from features where there are some."""
+    """Drop what only rewards needed: with features, an update does not need images."""
     obs = trajectory.obs
     if trajectory.chunk.features.size:
         obs = Observation(obs.images[:, :0], obs.state)
@@ -423,5 +422,5 @@ def _env_steps(groups: Sequence[Group]) -> int:
 
 
 def _shares(parts: Mapping[str, float], total: float) -> dict[str, float]:
-    """Seconds by part under ``time/``, and their total."""
+    """Metrics ``time/*``: seconds by part, and in total."""
     return {**{f"time/{part}": seconds for part, seconds in parts.items()}, "time/total": total}

@@ -24,15 +24,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Task:
-    """What to do: one instruction in one suite.
+    """A task of a suite, with its instruction and horizon.
 
     Attributes:
-        suite: Name of the suite that makes it (a module in ``envs/`` or a dotted path).
+        suite: Name of its suite (a module in ``envs/`` or a dotted path).
         id: Name of the task inside its suite, for instance ``"drawer-open-v3"``.
-        instruction: The sentence that the policy is given. Unique within a suite but for variants.
+        instruction: The sentence that the policy is given; unique within a suite except variants.
         max_steps: Horizon in environment steps; an episode that reaches it is *truncated*.
-        subgoals: Names of the parts of a sequence, all of which must be done; empty for a task that
-            is done or not.
+        subgoals: Names of the parts of a sequence, all of which must be completed; empty for a task
+            without parts.
     """
 
     suite: str
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """Which start: a task and a seed that fully determine the initial state.
+    """A start: a task and a seed, which fully determine the initial state.
 
     Episodes with equal specs form one *group*.
     """
@@ -56,9 +56,9 @@ class EpisodeSpec:
         return f"{self.task.suite}/{self.task.id}#{self.seed}"
 
 
-# Seeds of the uses never meet: no state of an evaluation was ever trained on, and what was chosen
-# on validation starts is reported on others. A beginning must never move: recorded demonstrations
-# and results name their seeds.
+# The ranges are disjoint: no evaluation uses a start of training, and what was chosen on validation
+# starts is reported on others. The first seed of a range must never change: recorded demonstrations
+# and results refer to seeds.
 SEED_RANGES: dict[str, range] = {
     "demo": range(0, 100_000),
     "train": range(100_000, 1_000_000_000),
@@ -71,7 +71,7 @@ def seed_for(use: str, index: int) -> int:
     """The ``index``-th seed of a use (``"demo"``, ``"train"``, ``"eval"`` or ``"validation"``).
 
     Raises:
-        ValueError: If the use is unknown or the index leaves its range.
+        ValueError: If the use is unknown or the index is outside its range.
     """
     if use not in SEED_RANGES:
         raise ValueError(f"unknown seed use {use!r}; allowed: {', '.join(SEED_RANGES)}")
@@ -85,7 +85,7 @@ ArraysT = TypeVar("ArraysT", bound="Arrays")
 
 
 class Arrays:
-    """A dataclass of arrays that share their leading axes; indexing and stacking act on all."""
+    """A dataclass of arrays with common leading axes, which are indexed and stacked together."""
 
     def __getitem__(self: ArraysT, index: object) -> ArraysT:
         return type(self)(
@@ -112,11 +112,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Observation(Arrays):
-    """What a policy sees, with any leading axes.
+    """What a policy observes, with any leading axes.
 
     Attributes:
         images: ``[*, V, h, w, 3]`` uint8, upright RGB. ``V`` may be 0 for state-only suites.
-        state: ``[*, S]`` float32 proprioception in the suite's own units.
+        state: ``[*, S]`` float32 proprioception in the suite's units.
     """
 
     images: NDArray[np.uint8]
@@ -125,16 +125,16 @@ class Observation(Arrays):
 
 @dataclass(frozen=True)
 class ActionChunk(Arrays):
-    """What a policy decides: H low-level actions and how likely they were.
+    """A decision of a policy: H low-level actions and their log-probabilities.
 
     Attributes:
         actions: ``[*, H, A]`` float32 in [-1, 1]; derived from ``raw``, only for the environment.
         raw: ``[*, R]`` float32; what was *sampled*: reals before clipping or token ids (R = K), or
             a chain of denoising steps.
-        logprob: ``[*, K]`` float32 log-density or log-probability of what was sampled.
+        logprob: ``[*, K]`` float32 log-density or log-probability of the sample.
         value: ``[*]`` float32 critic estimate; zero where the policy has no critic.
         features: ``[*, F]`` frozen backbone features of the observation; ``F`` is 0 when the
-            backbone is being trained (nothing can be cached then).
+            backbone is being trained, so that nothing can be cached.
     """
 
     actions: Floats
@@ -149,26 +149,26 @@ class Trajectory:
     """One episode.
 
     Attributes:
-        spec: The start it was played from.
-        obs: ``[T]`` observations at decisions. Images are empty (``V = 0``) when the collector was
-            told not to keep them because ``chunk.features`` replaces them.
+        spec: The start that it was played from.
+        obs: ``[T]`` observations at decisions. Images are empty (``V = 0``) when they were not kept
+            because ``chunk.features`` replaces them.
         chunk: ``[T]`` decisions.
         executed: ``[T, H]`` bool; an episode may end inside a chunk.
         env_reward: ``[T]`` float32, the environment's own (dense) reward summed over the chunk.
-        reward: ``[T]`` float32, what algorithms learn from; made by reward models.
+        reward: ``[T]`` float32, what algorithms learn from; computed by the run's rewards.
         progress: ``[T + 1]`` float32 in [0, 1], at every decision and at the end.
         completed: ``[T + 1]`` int64, bit i is set once subgoal i of the task has been completed.
         final_value: The critic's output for the last observation; 0 unless the time limit ended it.
         success: Whether the task was solved at any step.
         truncated: Whether the time limit ended it (never merged with termination).
-        policy_version: The learner's version that acted.
+        policy_version: Version of the weights that acted.
         last_env_reward: The environment's own reward of the last step alone.
-        bootstrapped: Whether ``final_value`` counts, so that something follows the end; decided
-            with the rewards (:mod:`vla_rl.episode_end`).
-        final_obs: What was to be seen after the last step, without leading axes; None unless
-            somebody asked for it.
-        here: Whether this process played it. Of an episode that another one played (see
-            :meth:`from_afar`) there are no images and features, and not what was sampled.
+        bootstrapped: Whether ``final_value`` is the value after the end; decided together with the
+            rewards (:mod:`vla_rl.episode_end`).
+        final_obs: The observation after the last step, without leading axes; None unless it was
+            requested.
+        here: Whether this process played it. An episode that another one played (see
+            :meth:`from_afar`) has no images and features, and not what was sampled.
     """
 
     spec: EpisodeSpec
@@ -218,7 +218,7 @@ class Trajectory:
 
     @property
     def share_done(self) -> float:
-        """Completed share of the task's subgoals; success as 0 or 1 for a task without any."""
+        """Completed share of the task's subgoals; for a task without any, success as 0 or 1."""
         parts = len(self.spec.task.subgoals)
         return len(self.subgoals_done) / parts if parts else float(self.success)
 
@@ -239,13 +239,14 @@ class RolloutBatch:
     Attributes:
         obs: ``[N, T]`` padded observations (images empty when features replace them).
         chunk: ``[N, T]`` padded decisions.
-        mask: ``[N, T, K]`` bool, true for units whose action was really executed.
+        mask: ``[N, T, K]`` bool, true for units whose action was executed.
         valid: ``[N, T]`` bool, true for decisions that were made.
         reward: ``[N, T]`` float32.
-        final_value: ``[N]`` float32; bootstrapped: ``[N]`` bool, where it counts.
+        final_value: ``[N]`` float32 critic's output for the last observation.
+        bootstrapped: ``[N]`` bool, whether ``final_value`` is the value after the end.
         success: ``[N]`` bool.
         group: ``[N]`` int, index of the row's group.
-        horizon: H, so that K units can be seen as ``[H, K // H]``.
+        horizon: H; the K units can be reshaped to ``[H, K // H]``.
         episodes: The N trajectories that were packed.
         here: ``[N]`` bool, which of them this process played. The images, features and samples of
             the others are zeros.
@@ -266,14 +267,14 @@ class RolloutBatch:
 
     @property
     def instruction(self) -> tuple[str, ...]:
-        """N sentences."""
+        """The instruction of each of the N episodes."""
         return tuple(t.spec.task.instruction for t in self.episodes)
 
     def only(self, rows: Bools) -> RolloutBatch:
         """The same batch, with every unit of the other episodes masked.
 
         Args:
-            rows: ``[N]`` true for episodes that stay.
+            rows: ``[N]`` true for the episodes to keep.
         """
         return replace(self, mask=self.mask & rows[:, None, None], valid=self.valid & rows[:, None])
 
@@ -337,10 +338,10 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One recorded or solved episode, every environment step of it.
+    """Every environment step of one recorded episode.
 
     Attributes:
-        spec: The start it was played from.
+        spec: The start that it was played from.
         obs: ``[L]`` observations, one before each action.
         actions: ``[L, A]`` float32 in [-1, 1].
         reward: ``[L]`` float32, the environment's own reward.
@@ -364,15 +365,15 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """A named way to evaluate, so that two results are comparable only if they share it.
+    """A named way to evaluate; two results are comparable only if their protocols are equal.
 
     Attributes:
         name: For instance ``"metaworld-official"``.
         episodes_per_task: Number of initial states per task, each played exactly once.
         max_steps: Horizon in environment steps.
-        settings: Suite settings that the protocol asks for (by field name), for instance cameras.
-        starts: Use of the starts, of ``SEED_RANGES``: ``"eval"`` to report, ``"validation"`` to
-            choose.
+        settings: Suite settings that the protocol requires (by field name), for instance cameras.
+        starts: A key of ``SEED_RANGES``: ``"eval"`` for results to report, ``"validation"`` for
+            choosing settings or a policy.
     """
 
     name: str
@@ -384,13 +385,13 @@ class EvalProtocol:
 
 @dataclass(frozen=True)
 class Check:
-    """One finding of ``vla-rl doctor``.
+    """One finding of ``vla-rl doctor`` or of a suite's ``diagnose``.
 
     Attributes:
-        name: What was looked at.
+        name: What was checked.
         ok: Whether it is as it should be.
         found: What was found.
-        advice: What to do, if anything.
+        advice: How to fix it, if it is not.
     """
 
     name: str
@@ -400,13 +401,13 @@ class Check:
 
 
 class DenseReward(NamedTuple):
-    """How a suite's own reward is scaled, and what it pays for being done.
+    """How a suite's own reward is scaled, and what a solved step is worth.
 
     Attributes:
-        scale: What the reward is multiplied with.
-        solved_step: The suite's own reward of a step in which the task is solved, at which a solved
-            episode goes on being paid until its horizon; None takes that of its last step, 0 is for
-            rewards that are paid once.
+        scale: Factor on the reward.
+        solved_step: The suite's own reward for a step in which the task is solved. A solved episode
+            is credited with it for every step up to its horizon. None takes the reward of the
+            episode's last step; 0 is for rewards that are paid once.
     """
 
     scale: float = 1.0
@@ -415,13 +416,13 @@ class DenseReward(NamedTuple):
 
 @dataclass(frozen=True)
 class Spaces:
-    """The shapes that tie a policy to a suite.
+    """The shapes of observations and actions that a policy shares with a suite.
 
     Attributes:
         views: Names of the V camera views, in order.
         image_size: Height and width in pixels of every view.
-        state_dim: S.
-        action_dim: A.
+        state_dim: Numbers of proprioception, S.
+        action_dim: Action dimensions, A.
     """
 
     views: tuple[str, ...]
@@ -432,10 +433,10 @@ class Spaces:
 
 @dataclass
 class Timing:
-    """Seconds of wall time by part; summed over workers and divided by their number when logged."""
+    """Seconds of wall time by part, summed over workers; the logged value is their mean."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, part: str, seconds: float) -> None:
-        """Add to one part."""
+        """Add seconds to a part."""
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds

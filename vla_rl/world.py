@@ -1,4 +1,4 @@
-"""Where a policy acts: suite, tasks, horizon, settings of the suite, sentence."""
+"""Where a policy acts: suite, tasks, horizon, settings of the suite, instruction."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from vla_rl.types import EpisodeSpec, EvalProtocol, Spaces, Task, seed_for
 
 @dataclass(frozen=True)
 class World:
-    """Where the policy acts."""
+    """The suite and tasks in which the policy acts."""
 
     suite: str = "metaworld"
-    """Suite of tasks: a name that `vla-rl list envs` shows, `gym:ID` for any Gymnasium environment,
-    or a dotted path to a module."""
+    """Suite of tasks: a name from `vla-rl list envs`, `gym:ID` for any Gymnasium environment, or
+    the dotted path of a module."""
     tasks: tuple[str, ...] = ("drawer-open-v3", "push-v3", "sweep-into-v3")
-    """Tasks of the suite, and names of its splits, which stand for several; `vla-rl list tasks`
-    shows both. `all` is a split of every suite."""
+    """Tasks of the suite, or splits, which are named lists of tasks; `vla-rl list tasks` shows
+    both. Every suite has the split `all`."""
     max_steps: tuple[int, ...] | None = (150, 100, 100)
-    """Horizon in environment steps, one for all or one for each task; None keeps the suite's."""
+    """Horizon in environment steps: one number, or one for each task; None for the suite's."""
     env: Any = None
-    """Settings of the suite (cameras, image size, rendering quality)."""
+    """Settings of the suite, for instance cameras, image size and rendering quality."""
     instruction: str | None = None
-    """Sentence that the policy is given instead of the suite's own; only where one task is chosen.
-    """
+    """Instruction that replaces the suite's own; only with a single task."""
 
     def resolve(self) -> Arena:
-        """Look up what is named here: the suite, its settings, and the tasks with this world's
-        horizon and instruction.
+        """Look up the suite, its settings, and the tasks with this world's horizon and
+        instruction.
 
         Raises:
             ValueError: For an unknown suite or task, a task named twice, a bad horizon, or an
@@ -54,7 +53,7 @@ class World:
         return Arena(self, suite, tuple(tasks), settings)
 
     def task_ids(self) -> tuple[str, ...]:
-        """Ids of the tasks in order, each split's in the place of its name.
+        """Ids of the tasks in order, with every split replaced by its tasks.
 
         Raises:
             ValueError: For an unknown suite, or a name that is neither a task's nor a split's.
@@ -67,7 +66,7 @@ class World:
         ids = tuple(task_id for name in self.tasks for task_id in splits.get(name, (name,)))
         for task_id in ids:
             if task_id not in every:
-                # Splits first: of many names only the first are shown.
+                # Splits come first, because the message shows only the first names of a long list.
                 raise ValueError(plugins.unknown("task", task_id, [*splits, *every]))
         return ids
 
@@ -102,13 +101,13 @@ class World:
 
 @dataclass(frozen=True)
 class Arena:
-    """A world that was looked up, once; stages are handed this, and ask no plug-in again.
+    """A world that has been resolved, so that stages need not look up the suite again.
 
     Attributes:
-        world: What was asked for.
+        world: The world that was resolved.
         suite: The suite's module.
-        tasks: In the order of the world, with its horizon and instruction.
-        settings: The suite's.
+        tasks: The tasks in the order of the world, with its horizon and instruction.
+        settings: The suite's settings.
     """
 
     world: World
@@ -118,7 +117,7 @@ class Arena:
 
     @cached_property
     def spaces(self) -> Spaces:
-        """What a policy sees and does here.
+        """Shapes of observations and actions.
 
         Raises:
             ValueError: For cameras or sizes that the suite does not have.
@@ -128,32 +127,32 @@ class Arena:
 
     @property
     def horizons(self) -> dict[str, int]:
-        """Most environment steps of each task, by its id."""
+        """Horizon of each task in environment steps, by task id."""
         return {task.id: task.max_steps for task in self.tasks}
 
     @property
     def instructions(self) -> list[str]:
-        """What a policy is told, for each task."""
+        """Instruction of each task."""
         return [task.instruction for task in self.tasks]
 
     @property
     def success_ends(self) -> bool:
-        """Whether success ends an episode; a suite that does not say so ends it."""
+        """Whether success ends an episode; true if the suite does not define it."""
         ends: Callable[[Any], bool] = self.offered("success_ends", lambda settings: True)
         return ends(self.settings)
 
     @property
     def protocols(self) -> Mapping[str, EvalProtocol]:
-        """The suite's named protocols of evaluation."""
+        """The suite's evaluation protocols, by name."""
         protocols: Mapping[str, EvalProtocol] = self.offered("PROTOCOLS", {})
         return protocols
 
     def offered(self, name: str, default: Any) -> Any:
-        """What the suite has under a name that it may leave out."""
+        """An optional name of the suite, or the default where it does not define it."""
         return vars(self.suite).get(name, default)
 
     def specs(self, use: str, per_task: int, first: int = 0) -> list[EpisodeSpec]:
-        """The ``first``-th to ``first + per_task - 1``-th start of a use for every task."""
+        """Starts number ``first`` to ``first + per_task - 1`` of a use, for every task."""
         return [
             EpisodeSpec(task, seed_for(use, first + index))
             for task in self.tasks
@@ -161,21 +160,21 @@ class Arena:
         ]
 
     def simulator(self, task: Task) -> SimEnv:
-        """An environment of one task."""
+        """Make an environment for one task."""
         env: SimEnv = self.suite.make(task, self.settings)
         return env
 
     def renderer(self) -> str:
-        """What draws images here; makes it ready for this process and its children.
+        """Set up rendering for this process and its children, and describe the renderer.
 
         Raises:
-            RuntimeError: If nothing can, with what to install.
+            RuntimeError: If nothing can render; says what to install.
         """
         prepare: Callable[[Any], str] = self.offered("prepare", lambda settings: "none")
         return prepare(self.settings)
 
     def replaced(self, **changes: Any) -> Arena:
-        """That of the same world with other fields."""
+        """The arena of the same world with some fields replaced."""
         return dataclasses.replace(self.world, **changes).resolve()
 
 
@@ -184,7 +183,7 @@ def _repeated(ids: tuple[str, ...]) -> str:
 
 
 def write_world(arena: Arena, folder: Path) -> None:
-    """Write ``world.json``, so that a saved policy knows where it acts."""
+    """Write ``world.json``, which says where a saved policy or a set of demonstrations belongs."""
     world = arena.world
     data = {
         "suite": world.suite,
@@ -197,10 +196,10 @@ def write_world(arena: Arena, folder: Path) -> None:
 
 
 def read_world(folder: Path) -> World:
-    """The world of a saved policy.
+    """Read the world of a saved policy.
 
     Raises:
-        ValueError: If there is none or it cannot be read.
+        ValueError: If ``world.json`` is missing or cannot be read.
     """
     path = folder / "world.json"
     try:

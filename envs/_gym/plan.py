@@ -30,47 +30,47 @@ DRAWN = ("mujoco", "render")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the policy sees, and what counts as a success."""
+    """Observations of the policy, and the definition of success."""
 
     image: tuple[str, ...] = ("auto",)
-    """Camera views in order: parts of the observation by their keys (nested ones joined by /),
-    mujoco (the environment's camera, drawn fast; Gymnasium's MuJoCo environments only), render
-    (whatever its render() draws), none, or auto: every image of the observation, else the first of
-    mujoco, render and none that works. All become squares."""
+    """Camera views in order: keys of images in the observation (nested keys joined by /), mujoco
+    (the environment's camera, rendered fast; only for Gymnasium's MuJoCo environments), render (the
+    output of its render()), none, or auto: every image of the observation, otherwise the first of
+    mujoco, render and none that works. All are resized to squares."""
     image_size: int = 64
     """Height and width of the images in pixels, 16 to 1024."""
     quality: str = "fast"
-    """How mujoco draws: fast (no shadows, reflections or antialiasing) or full."""
+    """Rendering quality of mujoco: fast (no shadows, reflections or antialiasing) or full."""
     state: tuple[str, ...] = ("auto",)
-    """Parts of the observation that make the state, by their keys; none, or auto: all that are
-    numbers and no images."""
+    """Keys of the observation that make up the state, none, or auto: all numbers that are not
+    images."""
     success: str = "auto"
-    """What solves the task: a key of info (success, is_success, ...), terminated, reward>=X (in one
-    step), return>=X (summed over the episode), none, or auto: success or is_success, else the
-    return from which on the registry counts the environment as solved."""
+    """Condition of success: a key of info (success, is_success, ...), terminated, reward>=X (in one
+    step), return>=X (summed over the episode), none, or auto: success or is_success, otherwise a
+    return of at least the threshold in Gymnasium's registry."""
     success_ends: bool = True
-    """Whether success ends the episode; if not, only what holds at its end counts."""
+    """End the episode at success; otherwise an episode runs on and is judged by its last step."""
     solved_step: float | None = None
-    """Reward of a step once the task is solved, at which `dense` goes on paying a solved episode
-    until its horizon; 0 where success is paid a bonus once. None: that of its last step."""
+    """Reward per step once the task is solved, which `dense` credits a solved episode with up to
+    its horizon; 0 if success pays a single bonus. None uses the reward of the last step."""
     kwargs: tuple[str, ...] = ()
-    """Arguments of the environment as key=value, for instance obs_type=pixels_agent_pos."""
+    """Arguments of gymnasium.make as key=value, for instance obs_type=pixels_agent_pos."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What making an environment once told.
+    """Properties of an environment, found by making it once.
 
     Attributes:
-        parts: Of its observation.
-        action_space: Its own.
+        parts: Leaves of its observation space.
+        action_space: Its action space.
         info: Keys of info after a step.
-        drawn: What can draw it, best first.
-        leaves_traces: Whether an episode shows in the next one, so that each needs a new simulator.
-        threshold: Return from which on the registry counts it as solved.
+        drawn: Ways to render it, best first.
+        leaves_traces: Whether an episode affects the next, so that each needs a new simulator.
+        threshold: Return at which Gymnasium's registry counts it as solved.
     """
 
-    parts: tuple[gym_spaces.Part, ...]
+    parts: tuple[gym_spaces.Leaf, ...]
     action_space: gymnasium.Space[Any]
     info: frozenset[str]
     drawn: tuple[str, ...]
@@ -80,23 +80,23 @@ class Facts:
 
 @dataclass(frozen=True)
 class Plan:
-    """How an environment is used under some settings.
+    """How an environment is used with some settings.
 
     Attributes:
-        spaces: Of the policy.
-        views: Parts of the observation by the view's name; None for a view that is drawn.
-        state: Parts that make the state.
-        numbers: All parts that are numbers.
-        actions: From the policy's to the environment's.
-        success: When it is one.
-        success_ends: Whether that ends the episode.
+        spaces: Shapes of the policy.
+        views: Leaves of the observation by view name; None for a view that is rendered.
+        state: Leaves that make up the state.
+        numbers: All leaves that are numbers.
+        actions: Converts the policy's actions to the environment's.
+        success: Condition of success.
+        success_ends: Whether success ends the episode.
         leaves_traces: Whether every episode needs a new simulator.
     """
 
     spaces: Spaces
-    views: dict[str, gym_spaces.Part | None]
-    state: tuple[gym_spaces.Part, ...]
-    numbers: tuple[gym_spaces.Part, ...]
+    views: dict[str, gym_spaces.Leaf | None]
+    state: tuple[gym_spaces.Leaf, ...]
+    numbers: tuple[gym_spaces.Leaf, ...]
     actions: gym_spaces.ActionMap
     success: Success
     success_ends: bool
@@ -144,7 +144,7 @@ def facts_of(env_id: str, arguments: tuple[str, ...], seeing: bool) -> Facts:
     if seeing:
         _prepare_drawing()
     env = ids.make(env_id, arguments)
-    parts = tuple(gym_spaces.parts(env.observation_space))
+    parts = tuple(gym_spaces.leaves(env.observation_space))
     can = {
         "mujoco": physics_of(env) is not None,
         "render": "rgb_array" in env.metadata.get("render_modes", ()),
@@ -170,7 +170,7 @@ def _prepare_drawing() -> None:
 
 
 def _trial(
-    env_id: str, arguments: tuple[str, ...], parts: tuple[gym_spaces.Part, ...], rendered: bool
+    env_id: str, arguments: tuple[str, ...], parts: tuple[gym_spaces.Leaf, ...], rendered: bool
 ) -> tuple[frozenset[str], bool]:
     """Play the first step of an episode twice, and require that its seed determines it.
 
@@ -210,7 +210,7 @@ def _trial(
     return frozenset(info), leaves_traces
 
 
-def _views(env_id: str, wanted: tuple[str, ...], facts: Facts) -> dict[str, gym_spaces.Part | None]:
+def _views(env_id: str, wanted: tuple[str, ...], facts: Facts) -> dict[str, gym_spaces.Leaf | None]:
     images = {part.name: part for part in facts.parts if part.is_image}
     if wanted == ("auto",):
         return {**images} or dict.fromkeys(facts.drawn[:1])
@@ -233,7 +233,7 @@ def _why_not(name: str, facts: Facts) -> str:
     return f"; an image is uint8 [h, w, 1 | 3] or [1 | 3, h, w], and it observes {shapes}"
 
 
-def _state(env_id: str, wanted: tuple[str, ...], facts: Facts) -> tuple[gym_spaces.Part, ...]:
+def _state(env_id: str, wanted: tuple[str, ...], facts: Facts) -> tuple[gym_spaces.Leaf, ...]:
     numbers = {part.name: part for part in facts.parts if part.is_state}
     if wanted == ("auto",):
         return tuple(numbers.values())

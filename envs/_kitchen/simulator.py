@@ -44,24 +44,24 @@ _ROBOT_CELL = 0.03
 
 @dataclass(frozen=True)
 class Settings:
-    """What the policy sees, and how much the starts differ."""
+    """Cameras, rendering, and the variation of starts."""
 
     cameras: tuple[str, ...] = ("close", "wrist")
-    """Camera views in order: fixed, close or wrist; none for a policy that sees the state only."""
+    """Camera views in order: fixed, close or wrist; none for a policy of the state only."""
     image_size: int = 64
     """Height and width of the images in pixels, 16 to 1024."""
     quality: str = "fast"
-    """fast (simplified meshes, no shadows, reflections or antialiasing) or full (all of it)."""
+    """Rendering quality: fast (simple meshes, no shadows, reflections, antialiasing) or full."""
     start_noise: float = 0.1
-    """How much the seven joints of the arm differ at a start: standard deviation of Gaussian noise
-    in radians, cut off at twice that and at the joints' limits; at most 0.2."""
+    """Standard deviation of the Gaussian noise on the arm's seven joints at a start, in radians,
+    from 0 to 0.2; truncated at twice that and at the joints' limits."""
     kettle_noise: float = 0.02
-    """How far the kettle is displaced at a start, at most, along each side of the stove, in metres;
-    at most 0.05."""
+    """Largest displacement of the kettle at a start, along each side of the stove, in metres, from
+    0 to 0.05."""
 
 
 def spaces(settings: Settings) -> Spaces:
-    """What a policy sees and does; needs neither MuJoCo nor a GL library.
+    """Shapes of observations and actions; needs neither MuJoCo nor a GL library.
 
     Raises:
         ValueError: If a camera is unknown or listed twice, or another setting is not allowed.

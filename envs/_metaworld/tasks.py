@@ -319,7 +319,7 @@ VARIANTS: dict[str, Variant] = {
         shift=(-0.03, 0.07, 0.0),
     ),
 }
-"""``-new`` ones are for practice, ``-other`` ones are meant to be met in evaluation alone."""
+"""``-new`` variants are for training, ``-other`` variants for evaluation only."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "all": tuple(INSTRUCTIONS),

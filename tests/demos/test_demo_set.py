@@ -167,7 +167,7 @@ def test_create_refuses_an_occupied_folder_and_strange_settings(tmp_path: Path) 
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
         DemoSet.create(tmp_path, "toys", {}, SPACES)
-    with pytest.raises(ValueError, match="JSON-able"):
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
         DemoSet.create(tmp_path / "new", "toys", {"camera": object()}, SPACES)
     assert [f.name for f in tmp_path.iterdir()] == ["note.txt"]
 

@@ -19,8 +19,8 @@ from minari.data_collector import EpisodeBuffer
 from tests.demos.test_demo_set import assert_equal
 from tests.test_cli import vla_rl
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange import adopt, formats, minari_format
-from vla_rl.demos.exchange.adopt import Reading
+from vla_rl.demos.exchange import formats, importing, minari_format
+from vla_rl.demos.exchange.importing import ImportSettings
 from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
 from vla_rl.world import World, read_world, write_world
@@ -116,7 +116,7 @@ def test_a_copy_is_found_by_its_id_and_sampled_by_minari(demos, tmp_path, monkey
 
 def test_a_copy_may_have_an_id_of_ones_own(demos, tmp_path, monkeypatch):
     out = tmp_path / "datasets"
-    with pytest.raises(ValueError, match="'two words' is no id"):
+    with pytest.raises(ValueError, match="'two words' is not a Minari dataset id"):
         minari_format.export(demos, out, "two words")
     assert not out.exists()
     assert minari_format.export(demos, out, "lab/toys/push-v3") == "lab/toys/push-v3"
@@ -245,9 +245,9 @@ def test_an_environment_of_ours_collected_by_minari(tmp_path):
     seen = {"images": images, "state": np.ones((3, 3), np.float32)}
     dataset = foreign(seen, space, [[1, 0], [0, -1]])
     source = minari_format.MinariSource(dataset)
-    reading = Reading(views=("images/1", "images/0"), success="none")
-    planned = adopt.plan(source, replace(WORLD, tasks=("push",)).resolve(), reading)
-    (found,) = adopt.adopt(source, planned, reading, tmp_path / "back").load()
+    settings = ImportSettings(views=("images/1", "images/0"), success="none")
+    planned = importing.plan_import(source, replace(WORLD, tasks=("push",)).resolve(), settings)
+    (found,) = importing.import_demos(source, planned, settings, tmp_path / "back").load()
     np.testing.assert_array_equal(found.obs.images, images[:2, ::-1])
     assert not found.success
 
@@ -259,40 +259,63 @@ def test_a_bare_box_of_numbers_for_a_suite_without_cameras(tmp_path):
         TOYS.replace('("front", "hand")', "()").replace("toys", "blind")
     )
     source = minari_format.MinariSource(dataset)
-    world, reading = World("blind", ("push",), None), Reading(success="all")
-    (found,) = adopt.adopt(
-        source, adopt.plan(source, world.resolve(), reading), reading, tmp_path / "back"
+    world, settings = World("blind", ("push",), None), ImportSettings(success="all")
+    (found,) = importing.import_demos(
+        source,
+        importing.plan_import(source, world.resolve(), settings),
+        settings,
+        tmp_path / "back",
     ).load()
     np.testing.assert_array_equal(found.obs.state, seen[:2])
 
 
 @pytest.mark.parametrize(
-    ("reading", "tasks", "message"),
+    ("settings", "tasks", "message"),
     [
-        (Reading(), ("push",), "does not tell which episodes were solved; add --success all"),
         (
-            Reading(success="all"),
-            ("all",),
-            "does not say what its task is; .* --tasks",
+            ImportSettings(),
+            ("push",),
+            "does not say which episodes were solved; add --success all",
         ),
         (
-            Reading(views=("front", "hand")),
+            ImportSettings(success="all"),
+            ("all",),
+            "has no instructions; .* --tasks",
+        ),
+        (
+            ImportSettings(views=("front", "hand")),
             ("push",),
             r"no image 'front': .*front \(32x32x3\)",
         ),
-        (Reading(views=("cams/hand",)), ("push",), "names 1 images, but .* views front, hand"),
-        (Reading(state=("legs",)), ("push",), r"no numbers 'legs': .*arm \(2\), grip \(1\)"),
-        (Reading(state=("arm",)), ("push",), "makes 2 numbers, but .* toys has 3 numbers"),
-        (Reading(action_low=(0,)), ("push",), "both --action-low and --action-high"),
-        (Reading(action_low=(0,) * 3, action_high=(1,)), ("push",), "3 numbers; give one, or 2"),
-        (Reading(action_low=(1,), action_high=(1,)), ("push",), r"must lie below .* \[1\]"),
-        (Reading(success="all", keep_sentence=True), ("push",), "has 0 sentences; one is needed"),
+        (
+            ImportSettings(views=("cams/hand",)),
+            ("push",),
+            "names 1 images, but the views .* are front, hand",
+        ),
+        (ImportSettings(state=("legs",)), ("push",), r"no numbers 'legs': .*arm \(2\), grip \(1\)"),
+        (ImportSettings(state=("arm",)), ("push",), "makes 2 numbers, but .* toys has 3 numbers"),
+        (ImportSettings(action_low=(0,)), ("push",), "both --action-low and --action-high"),
+        (
+            ImportSettings(action_low=(0,) * 3, action_high=(1,)),
+            ("push",),
+            "3 numbers; give one, or 2",
+        ),
+        (
+            ImportSettings(action_low=(1,), action_high=(1,)),
+            ("push",),
+            r"must lie below .* \[1.0\]",
+        ),
+        (
+            ImportSettings(success="all", keep_instruction=True),
+            ("push",),
+            "has 0 instructions; exactly one is needed",
+        ),
     ],
 )
-def test_what_cannot_be_known_is_asked_for(reading, tasks, message):
+def test_what_cannot_be_known_is_asked_for(settings, tasks, message):
     source = minari_format.MinariSource(foreign(*cameras(), actions=[[1, 0], [0, -1]]))
     with pytest.raises(ValueError, match=message):
-        adopt.plan(source, replace(WORLD, tasks=tasks).resolve(), reading)
+        importing.plan_import(source, replace(WORLD, tasks=tasks).resolve(), settings)
 
 
 def test_views_and_state_that_have_other_names_are_asked_for():
@@ -302,33 +325,37 @@ def test_views_and_state_that_have_other_names_are_asked_for():
     seen["legs"], space.spaces["legs"] = seen["arm"], space["arm"]
     source = minari_format.MinariSource(foreign(seen, space, [[1, 0], [0, -1]]))
     world = replace(WORLD, tasks=("push",))
-    with pytest.raises(ValueError, match="views front, hand, and .*cams/wrist.* say .* --views"):
-        adopt.plan(source, world.resolve(), Reading(success="all"))
-    reading = Reading(success="all", views=("cams/front", "cams/wrist"))
-    with pytest.raises(ValueError, match=r"has 3 numbers, and .*legs \(2\): say with --state"):
-        adopt.plan(source, world.resolve(), reading)
-    planned = adopt.plan(source, world.resolve(), replace(reading, state=("grip", "legs")))
+    with pytest.raises(ValueError, match="are front, hand, and .*cams/wrist.* with --views"):
+        importing.plan_import(source, world.resolve(), ImportSettings(success="all"))
+    settings = ImportSettings(success="all", views=("cams/front", "cams/wrist"))
+    with pytest.raises(
+        ValueError, match=r"has 3 numbers, and .*legs \(2\): give the keys .* --state"
+    ):
+        importing.plan_import(source, world.resolve(), settings)
+    planned = importing.plan_import(
+        source, world.resolve(), replace(settings, state=("grip", "legs"))
+    )
     assert planned.state == ("grip", "legs")
 
 
 def test_actions_without_bounds_and_outside_of_them(tmp_path):
     dataset = foreign(*cameras(), actions=[[8, 0], [0, -1]], bounds=(-np.inf, np.inf))
     source = minari_format.MinariSource(dataset)
-    world, all_solved = replace(WORLD, tasks=("push",)), Reading(success="all")
+    world, all_solved = replace(WORLD, tasks=("push",)), ImportSettings(success="all")
     with pytest.raises(ValueError, match="no bounds.* --action-low and --action-high"):
-        adopt.plan(source, world.resolve(), all_solved)
+        importing.plan_import(source, world.resolve(), all_solved)
     narrow = replace(all_solved, action_low=(-1.0,), action_high=(1.0,))
-    planned = adopt.plan(source, world.resolve(), narrow)
-    with pytest.raises(ValueError, match=r"episode 0 of lab/arm-v0: actions reach from \[0.0, -1"):
-        adopt.adopt(source, planned, narrow, tmp_path / "back")
+    planned = importing.plan_import(source, world.resolve(), narrow)
+    with pytest.raises(ValueError, match=r"episode 0 of lab/arm-v0: actions range from \[0.0, -1"):
+        importing.import_demos(source, planned, narrow, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert not list(tmp_path.glob(".back-*"))
     clipped = replace(narrow, clip_actions=True)
-    (found,) = adopt.adopt(source, planned, clipped, tmp_path / "back").load()
+    (found,) = importing.import_demos(source, planned, clipped, tmp_path / "back").load()
     assert found.actions[0].tolist() == [1, 0]
     wide = replace(all_solved, action_low=(-10, -1), action_high=(10, 1))
-    planned = adopt.plan(source, world.resolve(), wide)
-    (found,) = adopt.adopt(source, planned, wide, tmp_path / "wide").load()
+    planned = importing.plan_import(source, world.resolve(), wide)
+    (found,) = importing.import_demos(source, planned, wide, tmp_path / "wide").load()
     np.testing.assert_allclose(found.actions[:, 0], [0.8, 0])
 
 
@@ -337,22 +364,28 @@ def test_sentences_find_their_tasks(tmp_path):
     dataset = foreign(seen, space, [[1, 0], [0, -1]])
     dataset.storage.update_episode_metadata([{"instruction": "Push  the puck."}])
     source = minari_format.MinariSource(dataset)
-    planned = adopt.plan(source, WORLD.resolve(), Reading(success="all"))
+    planned = importing.plan_import(source, WORLD.resolve(), ImportSettings(success="all"))
     assert [spec.task.id for spec in planned.specs.values()] == ["push"]
     dataset.storage.update_episode_metadata([{"instruction": "shove"}])
     source = minari_format.MinariSource(dataset)
-    with pytest.raises(ValueError, match="of no task of the suite: 'shove'.*--assign"):
-        adopt.plan(source, WORLD.resolve(), Reading(success="all"))
+    with pytest.raises(ValueError, match="match no task: 'shove'.*--assign"):
+        importing.plan_import(source, WORLD.resolve(), ImportSettings(success="all"))
     for pairs, message in (
         ({"shovel": "push"}, "did you mean 'shove'"),
         ({"shove": "pushed"}, "unknown task 'pushed'; did you mean 'push'"),
     ):
         with pytest.raises(ValueError, match=message):
-            adopt.plan(source, WORLD.resolve(), Reading(success="all", assign=pairs))
-    planned = adopt.plan(source, WORLD.resolve(), Reading(success="all", assign={"shove": "pull"}))
+            importing.plan_import(
+                source, WORLD.resolve(), ImportSettings(success="all", assign=pairs)
+            )
+    planned = importing.plan_import(
+        source, WORLD.resolve(), ImportSettings(success="all", assign={"shove": "pull"})
+    )
     assert planned.specs[0].task.instruction == "pull the lever"
     one = replace(WORLD, tasks=("pull",))
-    planned = adopt.plan(source, one.resolve(), Reading(success="all", keep_sentence=True))
+    planned = importing.plan_import(
+        source, one.resolve(), ImportSettings(success="all", keep_instruction=True)
+    )
     assert planned.specs[0].task.instruction == planned.arena.world.instruction == "shove"
 
 
@@ -360,11 +393,11 @@ def test_episodes_beyond_the_horizon_and_other_robots_are_refused():
     source = minari_format.MinariSource(foreign(*cameras(), actions=[[1, 0], [0, -1]]))
     short = World("toys", ("push",), (1,))
     with pytest.raises(ValueError, match="2 steps, and the horizon of push is 1; add --max-steps"):
-        adopt.plan(source, short.resolve(), Reading(success="all"))
+        importing.plan_import(source, short.resolve(), ImportSettings(success="all"))
     metaworld = World("metaworld", ("push-v3",), None)
-    reading = Reading(views=("cams/front", "cams/hand"), state=("arm", "arm"))
+    settings = ImportSettings(views=("cams/front", "cams/hand"), state=("arm", "arm"))
     with pytest.raises(ValueError, match="2 numbers, one of the suite metaworld has 4: .* another"):
-        adopt.plan(source, metaworld.resolve(), reading)
+        importing.plan_import(source, metaworld.resolve(), settings)
 
 
 def test_discrete_actions_are_refused():
@@ -375,7 +408,7 @@ def test_discrete_actions_are_refused():
         observation_space=Box(0, 1, ()),
         action_space=gymnasium.spaces.Discrete(2),
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"actions Discrete\(2\); only a Box"):
+    with pytest.raises(ValueError, match=r"action space Discrete\(2\); it must be a Box"):
         minari_format.MinariSource(dataset)
 
 
@@ -411,7 +444,7 @@ def test_sources_that_are_not_there(tmp_path, capsys):
     assert vla_rl("import", "lab/nothing-v0", *back) == 2
     assert "'lab/nothing-v0' is neither the folder" in capsys.readouterr().err
     assert vla_rl("import", tmp_path, *back) == 2
-    assert "is no Minari dataset: it has no metadata.json" in capsys.readouterr().err
+    assert "is not a Minari dataset: it has no metadata.json" in capsys.readouterr().err
 
 
 def test_a_missing_library_is_named_with_how_to_get_it(demos, tmp_path, monkeypatch, capsys):
@@ -419,7 +452,7 @@ def test_a_missing_library_is_named_with_how_to_get_it(demos, tmp_path, monkeypa
     assert vla_rl("export", demos.path, "--to", "lerobot", "--out", tmp_path / "out") == 2
     assert "pip install 'vla-rl[lerobot]'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="unknown format 'rlds'; allowed: lerobot, minari"):
-        formats.load("rlds")  # type: ignore[arg-type]
+        formats.load_format("rlds")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -435,7 +468,9 @@ def test_options_of_the_other_format_are_refused(demos, tmp_path, capsys, option
 
 
 def test_reading_minari_does_not_import_torch():
-    program = "import sys, vla_rl.demos.exchange.minari_format, vla_rl.demos.exchange.adopt as a;"
+    program = (
+        "import sys, vla_rl.demos.exchange.minari_format, vla_rl.demos.exchange.importing as a;"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program + "print('torch' in sys.modules, 'lerobot' in sys.modules)"],
         capture_output=True,
@@ -544,8 +579,8 @@ def test_a_foreign_lerobot_dataset_by_hand(lerobot, tmp_path, capsys):
         errors.append(capsys.readouterr().err)
         words += option
     assert status == 0
-    assert "say which they are with --views" in errors[0]
-    assert "arm: actions reach from [0.0, -1.0] to [5.0, 1.0], outside of [-1.0]" in errors[1]
+    assert "give the matching keys with --views" in errors[0]
+    assert "arm: actions range from [0.0, -1.0] to [5.0, 1.0], outside of [-1.0]" in errors[1]
     assert "add --success all" in errors[2]
     assert "sentences of no task of the suite: 'fly away'" in errors[3]
     (found,) = DemoSet.open(back).load()
@@ -583,7 +618,7 @@ def test_lerobot_folders_that_cannot_be_read_are_explained(lerobot, demos, tmp_p
     told = json.loads(ours.read_text())
     ours.write_text(json.dumps(told | {"episodes": told["episodes"][:2]}))
     assert vla_rl(*words) == 2
-    assert "does not describe the episodes that are there now; delete it" in capsys.readouterr().err
+    assert "does not match the episodes of the dataset; delete it" in capsys.readouterr().err
     (data / "chunk-000").rename(tmp_path / "chunk-000")
     assert vla_rl(*words) == 2
     assert "is not whole: data/chunk-000/file-000.parquet is missing" in capsys.readouterr().err
@@ -595,7 +630,7 @@ def test_lerobot_folders_that_cannot_be_read_are_explained(lerobot, demos, tmp_p
     assert "is a LeRobotDataset v2.1, and v3.0 is read; convert it" in capsys.readouterr().err
     info.unlink()
     assert vla_rl(*words) == 2
-    assert "no folder of a LeRobotDataset" in capsys.readouterr().err
+    assert "not a LeRobotDataset" in capsys.readouterr().err
 
 
 def test_an_empty_set_and_a_clock_that_stands_still_are_refused(lerobot, demos, tmp_path, capsys):

@@ -10,8 +10,8 @@ import pytest
 from vla_rl import cli
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.envs import point_reach
-from vla_rl.experts.state_expert import StateExpert, play
-from vla_rl.experts.training import PPOConfig, SACConfig, StateEnv, Training
+from vla_rl.experts.state_expert import StateExpert, play_expert
+from vla_rl.experts.training import ExpertTraining, PPOConfig, SACConfig, StateEnv
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import read_metrics
 from vla_rl.sim import Outcome
@@ -52,7 +52,9 @@ def simulator():
 def success(expert, episodes=100):
     """On starts that are never trained on."""
     env = simulator()
-    return np.mean([play(env, expert, seed_for("eval", i))[0].success for i in range(episodes)])
+    return np.mean(
+        [play_expert(env, expert, seed_for("eval", i))[0].success for i in range(episodes)]
+    )
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -64,7 +66,7 @@ def trained(request):
         made.append(simulator())
         return made[-1]
 
-    training = Training(make, CONFIGS[request.param], seed=0)
+    training = ExpertTraining(make, CONFIGS[request.param], seed=0)
     before = success(training.expert())
     training.learn(STEPS[request.param])
     return training, made, before
@@ -110,7 +112,7 @@ def test_a_resumed_training_knows_what_it_knew_and_goes_on(trained, tmp_path):
     training, _, _ = trained
     training.save(tmp_path)
     config = CONFIGS[training.expert().algorithm]
-    again = Training(simulator, config, seed=0)
+    again = ExpertTraining(simulator, config, seed=0)
     again.load_state_dict(checkpoint.load(tmp_path).state())
     left, right = (flatten(t.state_dict())[1] for t in (training, again))
     assert left.keys() == right.keys()
@@ -120,14 +122,14 @@ def test_a_resumed_training_knows_what_it_knew_and_goes_on(trained, tmp_path):
     assert again.steps > training.steps
     assert success(again.expert()) > 0.9
     unlike = {"sac": {"buffer_size": 100_000}, "ppo": {"hidden": (8,)}}[config.name]
-    other = Training(simulator, replace(config, **unlike), seed=0)
+    other = ExpertTraining(simulator, replace(config, **unlike), seed=0)
     with pytest.raises(ValueError, match="settings that it was begun with"):
         other.load_state_dict(checkpoint.load(tmp_path).state())
 
 
 def test_two_runs_of_a_seed_are_the_same_run():
     def learned(seed):
-        training = Training(simulator, CONFIGS["ppo"], seed)
+        training = ExpertTraining(simulator, CONFIGS["ppo"], seed)
         training.learn(1)
         return training.expert().layers[0][0]
 

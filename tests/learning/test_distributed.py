@@ -455,9 +455,7 @@ def test_torchrun_goes_on_with_it_and_ends_when_it_is_asked_to(two, run_of_one, 
         text=True,
     )
     try:
-        deadline = (
-            time.monotonic() + 180
-        )  # starting two processes takes long
+        deadline = time.monotonic() + 180  # starting two processes takes long
         while len(read_metrics(out / "metrics.jsonl")) < 6:
             assert time.monotonic() < deadline
             time.sleep(0.02)

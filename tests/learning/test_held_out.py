@@ -202,7 +202,7 @@ def test_the_command_says_which_weights_it_kept(tmp_path, capsys):
     words = ["sft", "--demos", str(tmp_path / "demos"), "--network", "tiny", "--sft.steps", "20"]
     words += ["--sft.validation-share", "0.25", "--sft.validation-every", "10"]
     assert cli.main([*words, "--out", str(tmp_path / "sft")]) == 0
-    assert "their held-out loss is the lowest" in " ".join(capsys.readouterr().out.split())
+    assert "whose held-out loss is the lowest" in " ".join(capsys.readouterr().out.split())
     config = json.loads((tmp_path / "sft" / "config.json").read_text())
     assert config["sft"]["validation_share"] == 0.25
     one = ["record", *world, "--episodes", "1", "--out", str(tmp_path / "one")]
@@ -222,7 +222,7 @@ def test_the_command_says_which_weights_it_kept(tmp_path, capsys):
         ({"validation_share": 1.0}, r"in \[0, 1\), got 1.0"),
         ({"validation_share": -0.1}, r"in \[0, 1\), got -0.1"),
         ({"validation_every": 0}, "validation_every must be at least 1, got 0"),
-        ({"early_stop": 3}, "early_stop 3 needs a held-out loss .* validation_share"),
+        ({"early_stop": 3}, "early_stop 3 needs a held-out loss.* validation_share"),
         ({"early_stop": -1, "validation_share": 0.1}, "must not be negative, got -1"),
     ],
 )

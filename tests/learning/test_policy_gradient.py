@@ -1096,7 +1096,7 @@ REFUSED = {
     "unknown attribute": (
         gfpo.Algorithm,
         {"metric": "step"},
-        "unknown attribute 'step'; did you mean 'steps'.*package.module.function of yours",
+        "unknown attribute 'step'; did you mean 'steps'.*a path package.module.function",
     ),
     "gamma above 1": (ppo.Algorithm, {"gamma": 1.1}, r"gamma must be in \[0, 1\], got 1.1"),
     "lambda below 0": (ppo.Algorithm, {"gae_lambda": -0.1}, r"gae_lambda must be in \[0, 1\]"),

@@ -19,7 +19,7 @@ from vla_rl.results.aggregate import (
     iqm,
     trailing_mean,
 )
-from vla_rl.results.curves import draw
+from vla_rl.results.curves import draw_curves
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.run_folders import FinishedRun, group, read_run
 
@@ -358,8 +358,11 @@ BROKEN = {
     "no config": (without("config.json"), "is not a run folder, config.json is missing; give"),
     "damaged config": (with_text("config.json", "{"), "config.json is damaged"),
     "another command": (with_text("config.json", '{"seed": 0, "world": {}}'), "no algorithm"),
-    "no metrics": (without("metrics.jsonl"), "has no metrics.jsonl; start the run with `vla-rl"),
-    "empty metrics": (with_text("metrics.jsonl", ""), "holds no iteration of training; go on with"),
+    "no metrics": (without("metrics.jsonl"), "has no metrics.jsonl; start it with `vla-rl"),
+    "empty metrics": (
+        with_text("metrics.jsonl", ""),
+        "has no iteration of training; continue with",
+    ),
     "only cloned": (with_text("metrics.jsonl", '{"sft/loss": 1.0}\n'), "no iteration of training"),
     "damaged metrics": (with_text("metrics.jsonl", "{\n{}\n"), "line 1 is damaged"),
     "damaged evaluation": (with_text("eval_after.json", "{}"), "not an evaluation result"),
@@ -406,12 +409,12 @@ def test_many_curves_and_long_labels_are_drawn(tmp_path: Path) -> None:
     x = np.linspace(0, 1e6, 20)
     one = Curve("loop", 1, x, x / 1e6)
     sure = replace(one, runs=3, low=x / 2e6, high=np.minimum(1.5 * x / 1e6, 1))
-    draw([one], tmp_path / "one.png", "one")
-    draw([sure], tmp_path / "sure.png", "one")
+    draw_curves([one], tmp_path / "one.png", "one")
+    draw_curves([sure], tmp_path / "sure.png", "one")
     many = [replace(sure, label=f"an algorithm with a long name lr={i}") for i in range(14)]
-    draw(many, tmp_path / "many.png", "many")
+    draw_curves(many, tmp_path / "many.png", "many")
     assert all(spread(tmp_path / f"{name}.png") > 5 for name in ("one", "sure", "many"))
     pictures = [np.asarray(Image.open(tmp_path / f"{n}.png"), float) for n in ("one", "sure")]
     assert np.abs(pictures[1] - pictures[0]).mean() > 1, "the band is missing"
     with pytest.raises(ValueError, match="no curve"):
-        draw([], tmp_path / "none.png", "none")
+        draw_curves([], tmp_path / "none.png", "none")

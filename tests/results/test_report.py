@@ -12,7 +12,7 @@ from PIL import Image
 
 from vla_rl.results import plots
 from vla_rl.results.evaluation import EvalResult, TaskResult
-from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.page import PageContent, summary_page
 from vla_rl.results.plots import learning_curve, smooth
 from vla_rl.results.video import Clip, before_after_video
 
@@ -145,8 +145,8 @@ def test_a_video_needs_matching_clips_with_frames(tmp_path: Path) -> None:
         before_after_video([clip(0, True)], [clip(1, True)], ["push"], tmp_path / "v.mp4")
 
 
-def summary(before: EvalResult, after: EvalResult) -> Summary:
-    return Summary(
+def summary(before: EvalResult, after: EvalResult) -> PageContent:
+    return PageContent(
         title="demo <1>",
         facts={"policy": "tiny & quick"},
         before=before,

@@ -202,7 +202,7 @@ def test_state_is_no_setting(monkeypatch, tmp_path):
         "    seen: int = field(default=0, init=False)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match="declares 'seen', which is no setting"):
+    with pytest.raises(ValueError, match="declares 'seen', which is not a setting"):
         rewards_named(["with_field"])
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from vla_rl import cli
 from vla_rl.commands import demo, expert, ire_vla, sft, train
 from vla_rl.commands._parsing import parse
-from vla_rl.config import flat, from_json, to_json
+from vla_rl.config import dotted, from_json, to_json
 from vla_rl.learning.learner import Learner
 from vla_rl.results.metrics import read_metrics
 from vla_rl.results.run_folders import read_run
@@ -194,7 +194,7 @@ def test_an_error_leaves_a_checkpoint_of_the_last_whole_iteration(tmp_path, caps
         failing_from(patched, LocalCollector, "collect", 4)
         assert vla_rl("train", *options, "--out", cut) == 1
     said = capsys.readouterr().err
-    assert f"after iteration 2; --resume goes on after iteration 2, saved in {cut}" in said
+    assert f"after iteration 2; --resume continues after iteration 2, saved in {cut}" in said
     assert "the simulator is gone" in said
     assert [path.name for path in (cut / "checkpoints").iterdir()] == ["step_000002"]
     assert vla_rl("train", "--resume", "--out", cut) == 0
@@ -208,7 +208,7 @@ def test_weights_in_the_middle_of_an_update_are_not_saved(tmp_path, capsys, monk
     with monkeypatch.context() as patched:
         failing_from(patched, Learner, "step", 1)
         assert vla_rl("train", *options, "--out", out) == 1
-    assert "after iteration 0; --resume starts it again" in capsys.readouterr().err
+    assert "after iteration 0; --resume starts again" in capsys.readouterr().err
     assert not (out / "checkpoints").exists()
     assert vla_rl("train", "--resume", "--out", out) == 0
 
@@ -217,6 +217,6 @@ def test_weights_in_the_middle_of_an_update_are_not_saved(tmp_path, capsys, monk
 def test_every_option_in_the_table_exists(name):
     made = {"policy": "p", "demos": "d"} if name in ("ire_vla", "sft") else {}
     command = from_json(COMMANDS[name].Command, made)
-    known = [flag(setting) for setting in dict(flat(to_json(command)))]
+    known = [flag(setting) for setting in dict(dotted(to_json(command)))]
     for pattern in map(flag, MAY_CHANGE[name]):
         assert any(fnmatch(option, pattern) for option in known), pattern

@@ -14,8 +14,8 @@ from vla_rl.envs import point_reach
 from vla_rl.envs._kitchen.simulator import Settings
 from vla_rl.evaluate import EvalConfig, evaluate, shorter_horizons, with_protocol
 from vla_rl.policies import tiny
-from vla_rl.results.evaluation import EvalResult, TaskResult, paired_horizons, within
-from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.evaluation import EvalResult, TaskResult, horizon_text, paired_horizons
+from vla_rl.results.page import PageContent, summary_page
 from vla_rl.results.protocol_id import ProtocolId
 from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.local_collector import LocalCollector
@@ -93,7 +93,7 @@ def test_a_generous_evaluation_tells_success_within_the_horizon_of_training():
     assert own.also_within == ()
     assert within_training(result, training.resolve()) == own
     assert EvalResult.from_json(result.to_json()) == result
-    assert [within(each) for each in result.each_horizon()] == [
+    assert [horizon_text(each) for each in result.each_horizon()] == [
         "within 5/12/20 steps",
         "within 7 steps",
         "within 20 steps",
@@ -131,7 +131,7 @@ def test_what_cannot_be_known_is_refused():
         dataclasses.replace(result, protocol_id="custom:toys").within(20)
     parts = TaskResult((0, 1), (True, False), (20, 30), ("a", "b"), (("a", "b"), ("a",)))
     assert parts.within(30) == parts
-    with pytest.raises(ValueError, match="when its parts were completed is not kept"):
+    with pytest.raises(ValueError, match="its parts were completed are not kept"):
         parts.within(25)
 
 
@@ -166,11 +166,11 @@ def test_where_success_does_not_end_an_episode_only_one_horizon_is_told():
     settings = cheetah.Settings(image=("none",), success="return>=100", success_ends=False)
     world = World("gym:HalfCheetah-v5", ("HalfCheetah-v5",), (200,), settings)
     assert shorter_horizons(world.resolve(), EvalConfig(max_steps=400)) == ()
-    with pytest.raises(ValueError, match="does not end an episode here"):
+    with pytest.raises(ValueError, match="does not end an episode of this suite"):
         with_protocol(world.resolve(), EvalConfig(also_within=(100,)))
     sequence = World("franka_kitchen", ("kitchen-burners",), (100,), Settings())
     assert shorter_horizons(sequence.resolve(), EvalConfig(max_steps=200)) == ()
-    with pytest.raises(ValueError, match="parts of kitchen-burners were completed is not kept"):
+    with pytest.raises(ValueError, match="parts of kitchen-burners are completed are not kept"):
         with_protocol(sequence.resolve(), EvalConfig(also_within=(50,)))
 
 
@@ -202,7 +202,7 @@ def test_both_horizons_are_printed(capsys, monkeypatch):
 
 
 def test_the_page_shows_both_side_by_side(tmp_path):
-    summary = Summary("toys", {}, *pair(), {}, {}, {})
+    summary = PageContent("toys", {}, *pair(), {}, {}, {})
     summary_page(summary, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<b>25 % → 75 %</b> mean success on the task within 20 steps" in page

@@ -20,7 +20,7 @@ from vla_rl.learning.distributed import ALONE
 from vla_rl.policy import load_policy
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.metrics import read_metrics
-from vla_rl.results.run_folders import kept
+from vla_rl.results.run_folders import kept_policies
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.rollout.local_collector import LocalCollector
 from vla_rl.rollout.slots import SlotPool
@@ -203,7 +203,7 @@ def test_a_run_is_the_same_bit_for_bit_without_evaluations(clone, whole, tmp_pat
     assert weights(tmp_path / "plain" / "policy") == weights(whole / "policy")
     assert metrics(tmp_path / "plain") == metrics(whole, "validation")
     assert not (tmp_path / "plain" / "best").exists()
-    assert kept(tmp_path / "plain") == {}
+    assert kept_policies(tmp_path / "plain") == {}
     one, other = (
         load_file(out / "checkpoints" / "step_000006" / "tensors.safetensors")
         for out in (tmp_path / "plain", whole)
@@ -228,7 +228,7 @@ def test_the_best_policy_is_the_best_that_was_evaluated(whole):
         config = EvalConfig(episodes_per_task=EPISODES, starts="validation")
         again, _ = evaluate(c, policy, RED.resolve(), config, renderer="none")
     assert again == EvalResult.from_json(json.dumps(best))
-    told = kept(whole)
+    told = kept_policies(whole)
     assert f"after iteration {best['iteration']}: {best['mean']:.1%}" in told["best"]
     assert f"after iteration 6: {found[6]:.1%}" in told["policy"]
 
@@ -288,8 +288,8 @@ def test_a_run_ends_early_where_nothing_gets_better(clone, tmp_path, capsys):
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert len({row["validation/success"] for row in rows}) == 1
-    assert "ended early: 2 evaluations in a row" in capsys.readouterr().out
-    assert "after iteration 1:" in kept(tmp_path / "run")["best"]
+    assert "stopped early: 2 evaluations in a row" in capsys.readouterr().out
+    assert "after iteration 1:" in kept_policies(tmp_path / "run")["best"]
     # It stays ended, until it is allowed to go on.
     assert vla_rl("train", "--out", tmp_path / "run", "--resume") == 0
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 3
@@ -303,7 +303,7 @@ def test_commands_know_the_best_policy(whole, tmp_path, capsys):
     for path in (run, run / "best"):
         assert vla_rl("inspect", path) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for words in kept(run).values():
+    for words in kept_policies(run).values():
         assert words in shown
     assert f"{EPISODES}x20steps" in shown
     few = ("--eval.episodes-per-task", 2, "--rollout.workers", 1)

@@ -370,7 +370,7 @@ def test_shipped_suites_need_no_word_of_the_user(played, run):
         if fine:
             assert hub.find(REPO).is_dir()
         else:
-            with pytest.raises(ValueError, match="imports nothing outside vla_rl"):
+            with pytest.raises(ValueError, match="may not import modules outside vla_rl"):
                 hub.find(REPO)
     assert "antigravity" not in sys.modules
 
@@ -416,14 +416,17 @@ def test_the_tokenizer_goes_along_but_no_code(played, reader, run, capsys):
 def test_a_processor_with_code_of_its_own_is_refused(played, reader):
     make_policy().push_to_hub(REPO)
     tamper(played, "processor/tokenizer_config.json", auto_map={"AutoProcessor": "a/b--c.D"})
-    with pytest.raises(ValueError, match=r"processor whose tokenizer_config\.json asks for code"):
+    said = r"processor whose tokenizer_config\.json requires custom code"
+    with pytest.raises(ValueError, match=said):
+        ValueError, match=r"processor whose tokenizer_config\.json requires custom code"
+    ):
         load_policy(REPO)
 
 
 def test_a_model_of_another_library_is_refused_before_its_weights_are_fetched(played):
     make_policy().push_to_hub(REPO)
     (played.commits()[-1] / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match=r"ada/points on the hub is no policy of vla-rl.*lacks"):
+    with pytest.raises(ValueError, match=r"ada/points on the hub is not a policy of vla-rl.*lacks"):
         load_policy(REPO)
     assert played.asked == [["config.json", "world.json"]]
 
@@ -575,7 +578,7 @@ def test_a_card_says_that_validation_starts_were_for_choosing(played, run):
     push(run, "--repo", REPO)
     assert "validation" not in card_of(played).text
     push(run, "--repo", REPO, "--evaluations", run / "validation_custom.json")
-    assert "They are validation starts" in card_of(played).text
+    assert "These are validation starts" in card_of(played).text
 
 
 def test_the_clone_of_a_demo_is_not_what_was_trained(played, run):

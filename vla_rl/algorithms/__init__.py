@@ -1,4 +1,4 @@
-"""Algorithms: each file states only what sets it apart, and defines a dataclass ``Algorithm``."""
+"""Algorithms: each file defines a dataclass ``Algorithm`` and holds only what sets it apart."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vla_rl.types import Group, RolloutBatch, Task
 
 
 class AlgorithmState(Protocol):
-    """What an algorithm carries from update to update; the loop owns and saves it."""
+    """State that an algorithm carries from update to update; the loop owns and saves it."""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state for resuming."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Restore a saved state."""
 
 
 class Algorithm(Protocol):
-    """What the loop needs of an algorithm (a dataclass in ``vla_rl/algorithms`` or a user's own).
+    """What a module in ``vla_rl/algorithms`` (or a user's own) must define as ``Algorithm``.
 
-    It holds settings only; what changes during a run is in the state that :meth:`new_state` makes.
+    It holds settings only; what changes during a run is the state that :meth:`new_state` returns.
     """
 
     @property
@@ -34,44 +34,44 @@ class Algorithm(Protocol):
 
     @property
     def uses_critic(self) -> bool:
-        """Whether episodes cut by the time limit may need a bootstrap value."""
+        """Whether the algorithm has a critic, which may bootstrap at the time limit."""
 
     @property
     def credits_decisions(self) -> bool:
-        """Whether single decisions are credited with what came after them."""
+        """Whether single decisions are credited with the rewards that follow them."""
 
     @property
     def discount(self) -> float:
-        """Per decision; 1 for algorithms that add up rewards."""
+        """Discount per decision; 1 for algorithms that sum rewards."""
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the learner must hold the policy that training started from."""
+        """Whether the learner needs the starting policy as a reference."""
 
     @property
     def dynamic_sampling(self) -> bool:
-        """Whether starts are drawn again in place of dropped groups."""
+        """Whether new starts are drawn in place of dropped groups."""
 
     @property
     def trains(self) -> tuple[str, ...]:
         """Parameter groups of the policy that the algorithm trains."""
 
     def density_for(self, policy: Policy) -> str:
-        """The density of the policy's noise that suits, of ``policy.densities``."""
+        """The member of ``policy.densities`` with which this algorithm is unbiased."""
 
     def new_state(self, tasks: Sequence[Task]) -> AlgorithmState:
-        """The state of a run on these tasks before its first update."""
+        """State of a run on these tasks, before its first update."""
 
     def keep(self, group: Group) -> bool:
-        """Whether a group can teach something; the others are dropped."""
+        """Whether to learn from a group; the others are dropped."""
 
     def observe(self, groups: Sequence[Group], state: Any) -> None:
-        """Look at every group that was played, before the update from those that are kept.
+        """Receive all groups that were played, before the update with the kept ones.
 
-        Episodes of other processes are there, without their images (``Trajectory.here``).
+        Those that other processes played come without images (``Trajectory.here``).
         """
 
     def update(
         self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator
     ) -> dict[str, float]:
-        """Improve the policy on one batch; returns what to log."""
+        """Improve the policy with one batch and return metrics."""

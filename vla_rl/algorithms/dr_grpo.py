@@ -15,9 +15,9 @@ from vla_rl.learning.group_relative import GroupRelative
 
 @dataclass(frozen=True)
 class Algorithm(GroupRelative):
-    """Centred group advantages, one constant normaliser."""
+    """Centred group advantages with one constant normaliser."""
 
     scale_rewards: RewardScale = "none"
-    """Advantages are not divided by anything."""
+    """Divisor of the advantages: `none`, or the standard deviation of the `group` or `batch`."""
     loss_agg_mode: Aggregation = "seq-mean-token-sum-norm"
-    """Sum over units, divided by `loss_scale_factor`, which defaults to a full-length episode."""
+    """Aggregation: sum over units divided by `loss_scale_factor`, by default a full episode."""

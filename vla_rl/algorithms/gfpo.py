@@ -1,12 +1,12 @@
 """GFPO: group filtered policy optimisation (arXiv 2508.09726).
 
-Sample a larger group, but learn from the k members that do best by some attribute: the fewest
-steps, the shortest path, the smoothest motion. Success stays the reward; the attribute only decides
-who is learnt from. With adaptive difficulty, k shrinks for starts that are easy by now.
+Sample a larger group, but learn only from the k members that are best by some attribute: the
+fewest steps, the shortest path, the smoothest motion. Success stays the reward; the attribute only
+selects episodes. With adaptive difficulty, k shrinks for starts that have become easy.
 
-The paper's rule, keep the k best of all, needs rewards that vary among them. A robot's success is
-binary and its failures run to the time limit, so the k fastest of a group are all successes, their
-advantages are zero, and nothing is learnt. Two rules repair that; attributes rank successes only:
+The paper's rule, which keeps the k best of all, needs rewards that differ among those k. Success is
+binary and failures run to the time limit, so the k fastest of a group are all successes, their
+advantages are zero, and nothing is learned. Two rules fix that; attributes rank successes only:
 
 - ``stratified``: keep successes and failures in the proportion of the group.
 - ``full_group``: normalise advantages over the whole group, then keep every failure and the k best
@@ -33,13 +33,13 @@ from vla_rl.learning.policy_gradient import Credit, UpdateState
 from vla_rl.learning.settings import KLPlacement
 from vla_rl.types import Bools, Group, RolloutBatch, Task
 
-HISTORY = 512  # groups that difficulty is measured against; older ones met a weaker policy
-READY = 8  # groups to have seen before difficulty is estimated
+HISTORY = 512  # groups that define difficulty; older ones were played by a weaker policy
+READY = 8  # groups needed before difficulty is estimated
 
 
 @dataclass
 class State(UpdateState):
-    """Also the mean returns of the groups seen last."""
+    """Update state with the mean returns of the most recent groups."""
 
     history: list[float] = field(default_factory=list)
 
@@ -49,29 +49,30 @@ class Algorithm(GroupRelative):
     """GRPO on the best members of larger groups."""
 
     group_size: int = 16
-    """Rollouts from each start; filtering needs more than GRPO has."""
+    """Rollouts from each start; filtering needs larger groups than GRPO."""
     num_remains_in_group: int = 8
-    """Members of a group to learn from (k)."""
+    """Members of a group to learn from (k), at least 2 and below `group_size`."""
     metric: str = "steps"
-    """Attribute to keep small: `decisions`, `steps`, `path_length`, `action_energy`, `jerk`,
-    `gripper_toggles`, `surprise`, or the dotted path of a function of yours."""
+    """Attribute to minimise: `decisions`, `steps`, `path_length`, `action_energy`, `jerk`,
+    `gripper_toggles`, `surprise`, or the dotted path of a function."""
     order: Literal["lowest", "efficiency"] = "lowest"
-    """Keep those with the `lowest` metric (the paper's shortest-k), or with the best return per
-    metric (token efficiency)."""
+    """Rank episodes by the `lowest` metric (the paper's shortest-k) or by `efficiency`, the return
+    divided by the metric (the paper's token efficiency)."""
     retention: Literal["stratified", "full_group", "best"] = "stratified"
-    """Who is kept; `best` is the paper's literal rule, which binary success defeats."""
+    """Rule that selects episodes: `stratified`, `full_group`, or `best`, the paper's own rule,
+    which does not work with binary success."""
     adaptive: bool = False
-    """Adaptive difficulty: keep `adaptive_sizes` by how hard the start is."""
+    """Adaptive difficulty: choose the number of members to keep from `adaptive_sizes`."""
     adaptive_sizes: tuple[int, int, int, int] = (8, 8, 6, 4)
     """Members to keep of very hard, hard, medium and easy groups."""
     kl_coef: float = 0.001
-    """Weight of the divergence from the policy that training started from."""
+    """Weight of the KL divergence from the starting policy."""
     kl_placement: KLPlacement = "loss"
-    """Where the divergence goes: into the `loss`, into the `reward`, or `none`."""
+    """Where the KL divergence is added: to the `loss`, to the `reward`, or `none`."""
     entropy_coef: float = 0.001
     """Weight of the entropy bonus."""
     clip_ratio_c: float = 3.0
-    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none."""
+    """Dual clip: largest ratio used with a negative advantage, above 1; 0 for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,16 +92,16 @@ class Algorithm(GroupRelative):
                 )
 
     def new_state(self, tasks: Sequence[Task]) -> State:
-        """No group was seen yet."""
+        """State of a run before its first group."""
         return State(**vars(super().new_state(tasks)))
 
     def observe(self, groups: Sequence[Group], state: State) -> None:
-        """Remember how hard every start was that was played, also those without contrast."""
+        """Record the difficulty of all starts, including those without contrast."""
         means = [float(np.mean([t.total_reward for t in group])) for group in groups]
         state.history = [*state.history, *means][-HISTORY:]
 
     def credit(self, batch: RolloutBatch, reward: Tensor, state: State) -> Credit:
-        """Advantages of the members that are kept; the others are masked."""
+        """Compute advantages of the kept members; the others are masked."""
         returns = reward.sum(1)
         group = torch.from_numpy(batch.group)
         attribute = attributes.named(self.metric)
@@ -127,7 +128,7 @@ class Algorithm(GroupRelative):
     def _retain(
         self, batch: RolloutBatch, returns: np.ndarray, cost: np.ndarray, state: State
     ) -> tuple[Bools, list[int]]:
-        """``[N]`` who is kept, and k of each group."""
+        """Episodes to keep ``[N]``, and k of each group."""
         score = cost if self.order == "lowest" else -returns / np.maximum(cost, 1e-6)
         kept = np.zeros(len(batch), bool)
         sizes = []
@@ -150,6 +151,6 @@ class Algorithm(GroupRelative):
 
 
 def _means(cost: np.ndarray, success: Bools, kept: Bools) -> dict[str, float]:
-    """Mean attribute of the successes, all and kept ones, where there are any."""
+    """Mean attribute of all successes and of the kept ones, where there are any."""
     chosen = {"metric_all": success, "metric_kept": success & kept}
     return {name: float(cost[rows].mean()) for name, rows in chosen.items() if rows.any()}

@@ -1,13 +1,13 @@
 """GSPO: group sequence policy optimisation (arXiv 2507.18071).
 
-One ratio per episode, the geometric mean over its units, so that ratio, clip and reward have the
-same unit. It differs from GRPO only after the first gradient step on a batch.
+One ratio per episode, the geometric mean over its units, so that ratio, clip and reward all apply
+to the episode. It differs from GRPO only after the first gradient step on a batch.
 
-The paper's clip ranges (3e-4 below, 4e-4 above) belong to answers of thousands of tokens: the
-geometric mean of n ratios deviates from 1 like 1 / sqrt(n). For robots the range is measured, such
-that about 15 % of ratios lie beyond it after one step, the share that the paper saw clipped;
-`--algo.clip-quantile 0 --algo.clip-ratio-low 3e-4 --algo.clip-ratio-high 4e-4` brings the paper's
-back.
+The paper's clip ranges (3e-4 below, 4e-4 above) suit answers of thousands of tokens: the geometric
+mean of n ratios deviates from 1 like 1 / sqrt(n). Here the range is measured such that about 15 %
+of the ratios lie outside it after one step, the clipped share that the paper reports.
+`--algo.clip-quantile 0 --algo.clip-ratio-low 3e-4 --algo.clip-ratio-high 4e-4` restores the paper's
+ranges.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Algorithm(GroupRelative):
     """Standardised group advantages with one clipped ratio per episode."""
 
     importance_sampling_level: RatioLevel = "sequence"
-    """One ratio per episode; `sequence_token` allows advantages that differ inside an episode."""
+    """Level of the importance ratio: one per episode, `sequence` or, where advantages differ within
+    an episode, `sequence_token`."""
     clip_quantile: float = 0.85
-    """Both clip ranges are this quantile of the distances of the ratios from 1 after the first
-    gradient step on each batch, as a running mean; 0 for given ranges."""
+    """Measure the clip range: the running mean of this quantile of the distances of ratios from 1
+    after the first gradient step on each batch; 0 uses `clip_ratio_low` and `clip_ratio_high`."""

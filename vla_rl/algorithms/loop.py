@@ -2,7 +2,7 @@
 
 Several rollouts from one identical start form a group. Each rollout's advantage is its return minus
 the mean of the others (no critic, no division by a standard deviation), applied with PPO's clipped
-ratio. Groups in which every return is equal teach nothing: they are dropped and drawn again.
+ratio. Groups in which all returns are equal have no contrast; new ones are drawn in their place.
 
 Papers: LOOP, arXiv 2502.01600 (advantage and objective); RIPT-VLA, arXiv 2505.17016 (rejection of
 groups without contrast, one ratio per low-level action).
@@ -21,13 +21,13 @@ class Algorithm(GroupRelative):
     """Leave-one-out advantages with PPO's clipped ratio."""
 
     adv_estimator: Estimator = "rloo"
-    """Advantage over the mean of the other rollouts of the group."""
+    """Advantage estimator: return minus the mean of the other rollouts of the group."""
     importance_sampling_level: RatioLevel = "action"
-    """One ratio per low-level action (RIPT-VLA)."""
+    """Level of the importance ratio: one per low-level action (RIPT-VLA)."""
     clip_ratio_high: float = 0.28
     """Clip range above a ratio of 1 (DAPO's clip-higher keeps exploration alive; RIPT-VLA 0.2)."""
     clip_ratio_c: float = 3.0
-    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none. Without it
-    one unlikely action may take the whole gradient of its minibatch."""
+    """Dual clip: largest ratio used with a negative advantage, above 1; 0 for none. Without it one
+    unlikely action can dominate the gradient of its minibatch."""
     dynamic_sampling: bool = True
-    """Draw starts again in place of those whose group has nothing to teach (RIPT-VLA)."""
+    """Draw new starts in place of those whose group has no contrast (RIPT-VLA)."""

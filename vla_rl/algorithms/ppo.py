@@ -3,10 +3,10 @@
 A critic estimates the value of every decision, so that single decisions get credit and rollouts
 need not come in groups.
 
-The critic predicts *normalised* returns, (return - mean) / deviation with running statistics of the
-returns that were met, so that rewards of any size are learned from at the same speed (van Hasselt
-et al., 2016, arXiv 1602.07714, without rescaling the last layer: the statistics move slowly, and
-the critic is trained at once on what they make of the same batch).
+The critic predicts *normalised* returns, (return - mean) / std with running statistics of all
+returns so far, so that rewards of any size are learned at the same speed (van Hasselt et al., 2016,
+arXiv 1602.07714, but without rescaling the last layer: the statistics change slowly, and the critic
+is trained on the newly normalised returns at once).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from vla_rl.learning.learner import Learner
 from vla_rl.learning.policy_gradient import Credit, PolicyGradient, UpdateState
 from vla_rl.types import RolloutBatch, Task
 
-MEMORY = 0.9  # of the return statistics, from batch to batch
-FLOOR = 0.1  # of the advantages' deviation, in deviations of the returns
+MEMORY = 0.9  # weight of the past in the return statistics, per batch
+FLOOR = 0.1  # least divisor of the advantages, in standard deviations of the returns
 
 
 @dataclass
 class State(UpdateState):
-    """Also the running mean and mean square of the returns; both of weight ``weight``."""
+    """Update state with running sums of returns and their squares, of weight ``weight``."""
 
     weight: float = 0.0
     first: float = 0.0
     second: float = 0.0
 
     def remember(self, returns: Tensor) -> None:
-        """Take the returns ``[n]`` of a batch into account."""
+        """Include the returns ``[n]`` of a batch."""
         returns = returns.double()
         self.weight = MEMORY * self.weight + (1 - MEMORY)
         self.first = MEMORY * self.first + (1 - MEMORY) * float(returns.mean())
@@ -44,12 +44,12 @@ class State(UpdateState):
 
     @property
     def mean(self) -> float:
-        """Of the returns; 0 before the first batch."""
+        """Mean of the returns; 0 before the first batch."""
         return self.first / self.weight if self.weight else 0.0
 
     @property
     def spread(self) -> float:
-        """Deviation of the returns; 0 while they were all equal."""
+        """Standard deviation of the returns; 0 while all are equal."""
         if not self.weight:
             return 0.0
         square = self.second / self.weight
@@ -58,7 +58,7 @@ class State(UpdateState):
 
     @property
     def scale(self) -> float:
-        """What normalised values are multiplied with; 1 while all returns were equal."""
+        """Factor from normalised values to returns; 1 while all returns are equal."""
         return self.spread or 1.0
 
 
@@ -67,29 +67,30 @@ class Algorithm(PolicyGradient):
     """Clipped policy gradient with a critic."""
 
     group_size: int = 1
-    """Rollouts from each start; a critic needs no comparison, so every start is another."""
+    """Rollouts from each start; 1, because a critic needs no comparison within groups."""
     importance_sampling_level: F.RatioLevel = "action"
-    """One ratio per low-level action, whose dimensions are decided together."""
+    """Level of the importance ratio: one per low-level action, over all its dimensions."""
     loss_agg_mode: F.Aggregation = "token-mean"
-    """Mean over all units, as every decision has its own advantage."""
+    """Aggregation: mean over all units, because every decision has its own advantage."""
     clip_ratio_c: float = 3.0
-    """Dual clip: largest ratio that counts for negative advantages, above 1; 0 for none. Without it
-    one unlikely action may take the whole gradient of its minibatch."""
+    """Dual clip: largest ratio used with a negative advantage, above 1; 0 for none. Without it one
+    unlikely action can dominate the gradient of its minibatch."""
     gamma: float = 0.99
     """Discount per *decision* (a chunk of actions), not per environment step."""
     gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation: 0 for one-step advantages, 1 for whole
-    returns."""
+    """Lambda of generalised advantage estimation, between one-step advantages (0) and returns
+    (1)."""
     vf_coef: float = 0.5
     """Weight of the critic's loss."""
     cliprange_value: float = 0.0
-    """The critic is not rewarded for leaving its old estimate by more, in deviations of the
-    returns; 0 for no such clip, which only slows a critic down."""
+    """Clip range of the value loss, in standard deviations of the returns; 0 for none. Clipping
+    only slows the critic down."""
     critic_warmup: int = 3
-    """Updates at the beginning that train the critic only. The critic of a saved policy needs them,
-    too: it speaks in the units of the run that trained it."""
+    """Number of updates at the start that train the critic only. A saved critic needs them, too,
+    because it predicts returns as normalised in the run that trained it."""
     whiten_advantages: bool = True
-    """Zero mean and unit variance in every batch, with a floor for batches that teach nothing."""
+    """Normalise the advantages of every batch to zero mean and unit variance, with a floor on the
+    divisor."""
 
     uses_critic: ClassVar[bool] = True
     trains: ClassVar[tuple[str, ...]] = ("head", "critic")
@@ -105,15 +106,15 @@ class Algorithm(PolicyGradient):
 
     @property
     def discount(self) -> float:  # type: ignore[override]
-        """Per decision."""
+        """Discount per decision."""
         return self.gamma
 
     def new_state(self, tasks: Sequence[Task]) -> State:
-        """Return statistics that have seen nothing."""
+        """State of a run before its first batch."""
         return State(**vars(super().new_state(tasks)))
 
     def credit(self, batch: RolloutBatch, reward: Tensor, state: State) -> Credit:
-        """Generalised advantages, and what the critic should have said."""
+        """Compute generalised advantages and targets of the critic."""
         said, valid = torch.from_numpy(batch.chunk.value), torch.from_numpy(batch.valid)
         follows = torch.from_numpy(batch.bootstrapped)
         value = state.mean + state.scale * said
@@ -132,7 +133,7 @@ class Algorithm(PolicyGradient):
             "critic/return_mean": state.mean,
             "critic/return_std": state.spread,
         }
-        if not state.spread:  # no return ever differed: all that is there are the critic's errors
+        if not state.spread:  # with equal returns, advantages are only errors of the critic
             advantage = torch.zeros_like(advantage)
         elif self.whiten_advantages:
             advantage = F.whiten_advantages(advantage, valid, FLOOR * state.spread)
@@ -146,5 +147,5 @@ class Algorithm(PolicyGradient):
         return self.vf_coef * loss
 
     def actor_waits(self, learner: Learner) -> bool:
-        """During the critic's warm-up."""
+        """Whether the critic is still warming up."""
         return learner.version < self.critic_warmup

@@ -17,13 +17,13 @@ from vla_rl.learning.settings import KLPlacement
 
 @dataclass(frozen=True)
 class Algorithm(GroupRelative):
-    """Centred in the group, whitened over the batch, PPO clip, k2 loss."""
+    """Advantages centred in the group and whitened over the batch, PPO clip, k2 loss."""
 
     adv_estimator: Estimator = "reinforce_plus_plus_baseline"
-    """Advantage over the group's mean, whitened over the batch."""
+    """Advantage estimator: return minus the group's mean, whitened over the batch."""
     kl_coef: float = 0.001
-    """Weight of the divergence from the policy that training started from."""
+    """Weight of the KL divergence from the starting policy."""
     kl_placement: KLPlacement = "loss"
-    """Where the divergence goes: into the `loss`, into the `reward`, or `none`."""
+    """Where the KL divergence is added: to the `loss`, to the `reward`, or `none`."""
     kl_estimator: KLEstimator = "k2"
-    """`k2`, whose gradient is that of the KL on-policy; or `k1`, `k3`."""
+    """Estimator of the KL in the loss: `k2`, whose on-policy gradient is unbiased, `k1` or `k3`."""

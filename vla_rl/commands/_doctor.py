@@ -1,4 +1,4 @@
-"""``vla-rl doctor``: is this machine ready, and if not, what to do."""
+"""The checks of ``vla-rl doctor``: whether this machine is ready, and if not, what to do."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MIN_SHARED_GB = 0.25
 PACKAGES = ("torch", "timm", "transformers", "gymnasium", "mujoco", "metaworld", "minari", "numpy")
 
 
-def examine(folder: Path) -> list[Check]:
-    """Every check, cheap ones first; ``folder`` is where runs would be written."""
+def examine_machine(folder: Path) -> list[Check]:
+    """Run all checks, fast ones first; ``folder`` is where runs would be written."""
     checks = [_python(), _cores(), _memory(), _disk(folder), _shared_memory(), _device()]
     checks += [_package(name) for name in PACKAGES]
     for suite in plugins.names("envs"):
@@ -42,7 +42,9 @@ def _cores() -> Check:
     count = cores()
     load = os.getloadavg()[0]
     busy = load > 0.5 * count
-    advice = f"other programs keep {load:.1f} cores busy: runs and timings will suffer"
+    advice = (
+        f"other programs keep {load:.1f} cores busy: runs will be slower and timings unreliable"
+    )
     return Check("cpu cores", True, f"{count} usable of {os.cpu_count()}", advice if busy else "")
 
 
@@ -76,7 +78,7 @@ def _device() -> Check:
 
 
 def _package(name: str) -> Check:
-    """Installed version against what our own metadata asks for."""
+    """Compare the installed version with the one that vla-rl requires."""
     found = importlib.metadata.version(name)
     wanted = [r for r in importlib.metadata.requires("vla-rl") or [] if r.startswith(name)]
     pinned = [r.partition("==")[2] for r in wanted if "==" in r and "extra" not in r]

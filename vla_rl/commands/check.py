@@ -20,19 +20,19 @@ from vla_rl.world import World
 
 @dataclass(frozen=True)
 class Command:
-    """Check that a suite keeps the contract (seeds, snapshots, frames, ...) and what to fix.
+    """Check that a suite keeps the contract (seeds, snapshots, frames, ...), and say what to fix.
 
-    The suite may be the first word: `vla-rl check gym:CartPole-v1`. With `--network` or
-    `--algorithm` one of those is checked instead.
+    The suite may be given first, without `--env`: `vla-rl check gym:CartPole-v1`. With `--network`
+    or `--algorithm`, a policy or an algorithm is checked instead.
     """
 
     world: World = field(default_factory=lambda: World(tasks=("all",), max_steps=None))
-    """Which suite, tasks, cameras and horizon."""
+    """Suite, tasks, cameras and horizon."""
     seeds: int = 10
-    """Starts of each task to look at."""
+    """Number of starts to check per task; at least 1."""
     limit: int = 2
-    """Most tasks to make environments of where `--tasks` is `all`: the first of each bucket, then
-    the others."""
+    """Largest number of tasks to make environments of where `--tasks` is `all`: the first of each
+    difficulty bucket, then the others; at least 1."""
     network: str | None = None
     """Check this policy instead, a name or a dotted path, made for the observations and actions of
     the suite. Nothing is simulated."""
@@ -44,7 +44,7 @@ class Command:
     """Settings of the algorithm."""
 
     def run(self) -> int:
-        """Print every finding; the exit status is 1 if something must be fixed."""
+        """Print all findings; the exit status is 1 if something must be fixed."""
         console = Console()
         fine = [_report(console, name, found) for name, found in self._examined()]
         return 0 if all(fine) else 1
@@ -83,7 +83,7 @@ def _report(console: Console, name: str, found: Iterable[tuple[str, Check]]) -> 
 
 
 def _row(check: Check) -> Table:
-    """A line for one check; long findings and advice are wrapped under themselves."""
+    """Table row of one check; long findings and advice are wrapped in their columns."""
     if not check.ok:
         mark = "[red]BAD[/red]"
     else:

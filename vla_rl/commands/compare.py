@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vla_rl.results.aggregate import Score, Summary, summarise
-from vla_rl.results.curves import draw
+from vla_rl.results.aggregate import LabelSummary, Score, summarise
+from vla_rl.results.curves import draw_curves
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.run_folders import group, read_run
 from vla_rl.stages.tables import show_comparison
@@ -25,20 +25,20 @@ class Command:
     """Compare two evaluations, or the learning curves of any number of runs."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Two evaluations (files that `vla-rl eval` or a demo wrote), the earlier policy first; or
-    folders of runs of `vla-rl train` or `vla-rl demo`. Runs that differ in their seed only are
+    """Two evaluations (files written by `vla-rl eval` or `vla-rl demo`), the earlier policy first,
+    or run folders of `vla-rl train` or `vla-rl demo`. Runs that differ only in their seed are
     averaged."""
     out: Path = Path("runs/compare.png")
-    """Picture of the learning curves of runs."""
+    """File for the plot of learning curves (PNG); only for runs."""
     json: Path | None = None
-    """File for the numbers of runs, curves included."""
+    """File for the numbers, including curves (JSON); only for runs."""
     window: int = 5
-    """Iterations over which the training success of a run is averaged."""
+    """Number of iterations over which training success is averaged; at least 1."""
     threshold: float = 0.8
-    """Training success that a run should reach, for the steps that it takes."""
+    """Training success in (0, 1] for which the steps to reach it are reported."""
 
     def run(self) -> int:
-        """Print the table; what cannot be compared is refused."""
+        """Print the comparison; runs or evaluations that are not comparable are rejected."""
         for path in self.paths:
             if not path.exists():
                 raise FileNotFoundError(f"{path} does not exist")
@@ -57,7 +57,9 @@ class Command:
     def _compare_runs(self) -> None:
         runs = [read_run(folder) for folder in self.paths]
         found = summarise(group(runs), self.window, self.threshold)
-        draw([summary.curve for summary in found], self.out, f"{runs[0].suite}: learning curves")
+        draw_curves(
+            [summary.curve for summary in found], self.out, f"{runs[0].suite}: learning curves"
+        )
         _show(found, self.threshold)
         _show_time(found)
         print(f"picture: {self.out}")
@@ -69,7 +71,7 @@ class Command:
             print(f"numbers: {self.json}")
 
 
-def _show(found: Sequence[Summary], threshold: float) -> None:
+def _show(found: Sequence[LabelSummary], threshold: float) -> None:
     steps = found[0].curve.env_steps[-1]
     table = Table(
         title=f"Train success at {steps:,.0f} environment steps, where the shortest run ends: IQM "
@@ -96,7 +98,7 @@ def _show(found: Sequence[Summary], threshold: float) -> None:
     Console().print(table)
 
 
-def _show_time(found: Sequence[Summary]) -> None:
+def _show_time(found: Sequence[LabelSummary]) -> None:
     parts = list(dict.fromkeys(part for summary in found for part in summary.shares))
     if not parts:
         return
@@ -117,7 +119,7 @@ def _shown(score: Score) -> str:
     return escape(f"{score.value:.1%} [{low:.1%}, {high:.1%}]")
 
 
-def _to_json(summary: Summary) -> dict[str, Any]:
+def _to_json(summary: LabelSummary) -> dict[str, Any]:
     curve = summary.curve
     return {
         "label": curve.label,

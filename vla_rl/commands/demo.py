@@ -32,66 +32,66 @@ from vla_rl.stages.setup import (
     rewards_named,
 )
 from vla_rl.stages.sft import sft_stage
-from vla_rl.stages.tables import show_comparison, show_kept
+from vla_rl.stages.tables import show_comparison, show_kept_policies
 from vla_rl.stages.train import Recipe, check_recipe, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import EpisodeSpec, Task
 from vla_rl.world import Arena, World
 
-ENV_STEPS = 450_000  # what two cores do in the minutes; a faster machine is done sooner
-STARTS_PER_SEED = 100  # runs of other seeds see other demonstrations
+ENV_STEPS = 450_000  # about what two cores reach in that time; a faster machine stops earlier
+STARTS_PER_SEED = 100  # so that runs with different seeds have different demonstrations
 
 
 @dataclass(frozen=True)
 class Command:
-    """The main job: demonstrations, cloning, evaluation, RL, and evaluation again."""
+    """Run the main job: record, clone, evaluate, improve by RL, and evaluate again."""
 
     out: Path = Path("runs/demo")
-    """Run folder; everything is written there."""
+    """Run folder; all results are written there."""
     resume: bool = False
-    """Go on with an interrupted demo: finished stages are kept."""
+    """Resume an interrupted demo; finished stages are not repeated."""
     world: World = field(default_factory=World)
-    """Which tasks, cameras and horizon."""
+    """Suite, tasks, cameras and horizon."""
     demos: tuple[int, ...] = (1, 10, 10)
-    """Demonstrations of every task: one number for all, or one for each task."""
+    """Number of demonstrations: one for all tasks, or one for each task."""
     network: str = "vla"
-    """Policy network."""
+    """Policy network: a name from `vla-rl list policies`, or a dotted path."""
     net: Any = field(default_factory=VLAConfig)
     """Settings of the network."""
     sft: SFTConfig = field(default_factory=SFTConfig)
-    """Behaviour cloning."""
+    """Settings of behaviour cloning."""
     algorithm: str = "dapo"
-    """Reinforcement-learning algorithm."""
+    """Algorithm: a name from `vla-rl list algorithms`, or a dotted path."""
     algo: Any = field(default_factory=DAPO)
     """Settings of the algorithm."""
     anchor: AnchorConfig = field(default_factory=lambda: AnchorConfig(coef=10.0))
-    """Holding on to the demonstrations during RL."""
+    """Imitation of the demonstrations during RL."""
     curriculum: str = "frontier"
-    """Which starts to practise on."""
+    """Curriculum that chooses the starts: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
-    """Reward models, added up."""
+    """Rewards, which are summed: names from `vla-rl list rewards`, or dotted paths."""
     reward: Any = None
-    """Settings of the rewards, each by its name."""
+    """Settings of the rewards, `--reward.NAME.FIELD`."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """The optimizer."""
+    """Settings of the optimizer."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             iterations=1000, minutes=3.5, env_steps=ENV_STEPS, checkpoint_every=10
         )
     )
-    """The RL loop; whichever of its limits comes first ends it."""
+    """Settings of the RL loop, which stops at the first of its limits."""
     eval: EvalConfig = field(default_factory=lambda: EvalConfig(max_steps=200))
-    """How success is measured, before and after. With a --eval.max-steps that gives time to spare,
-    success within the horizon of training is reported beside it."""
+    """Settings of the evaluations before and after RL. If --eval.max-steps is longer than the
+    horizon of training, success within that horizon is reported as well."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How episodes are collected."""
+    """Settings of collecting episodes."""
     seed: int = 0
     """Seed of everything that is random: weights, starts, noise and minibatches."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """Device of the policy: `auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     def run(self) -> int:
-        """Run every stage and write the report."""
+        """Run all stages and write the report."""
         began = time.perf_counter()
         arena = self.world.resolve()
         spaces = arena.spaces
@@ -123,12 +123,12 @@ class Command:
         facts = self._facts(arena.tasks, counts, minutes)
         page = report.write_report(run, arena, facts, before, after, video)
         show_comparison(before, after)
-        show_kept(run.folder)
+        show_kept_policies(run.folder)
         print(f"{minutes:.1f} minutes. One-page summary: {page}")
         return 0
 
     def _check_validation(self, arena: Arena, counts: list[int]) -> None:
-        """Refuse to hold out demonstrations where too few will be recorded."""
+        """Check that enough demonstrations will be recorded to hold some out."""
         starts = [
             EpisodeSpec(task, start)
             for task, count in zip(arena.tasks, counts, strict=True)
@@ -142,7 +142,7 @@ class Command:
         demos = new_demos(run.folder / "demos", arena, append=True)
         if not len(demos):
             first = STARTS_PER_SEED * self.seed
-            # The experts take the time they need; the horizon is for the policy.
+            # The experts may take longer; the horizon is only for the policy.
             record_stage(collector, demos, arena.replaced(max_steps=None), counts, first)
         return demos
 
@@ -154,7 +154,7 @@ class Command:
         if folder.exists():
             return load_policy(folder, policy.spaces).to(device_of(policy))
         sft_stage(cloning, policy, demos, arena, self.sft, self.seed, self.resume)
-        # Acts from now on as it will during RL: with a frozen backbone.
+        # From now on it acts as during RL, with a frozen backbone.
         policy.freeze({"vlm"})
         save_policy(policy, arena, folder)
         return policy
@@ -189,5 +189,5 @@ class Command:
 
 
 def device_of(policy: PolicyBase) -> torch.device:
-    """Where the policy's weights are."""
+    """Device of the policy's weights."""
     return policy.state_mean.device

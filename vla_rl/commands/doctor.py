@@ -7,20 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vla_rl.commands._doctor import examine
+from vla_rl.commands._doctor import examine_machine
 
 
 @dataclass(frozen=True)
 class Command:
-    """Check GL libraries, a real frame, torch, cores, memory, disk and versions."""
+    """Check GL libraries, rendering, torch, cores, memory, disk space and versions."""
 
     out: Path = Path("runs")
-    """Where runs would be written."""
+    """Folder where runs would be written."""
 
     def run(self) -> int:
-        """Print every finding; the exit status is 1 if something must be fixed."""
+        """Print all findings; the exit status is 1 if something must be fixed."""
         console = Console()
-        checks = examine(self.out)
+        checks = examine_machine(self.out)
         for check in checks:
             mark = "[green]ok [/green]" if check.ok else "[red]BAD[/red]"
             console.print(f"{mark}  [bold]{check.name:<14}[/bold] {check.found}", highlight=False)

@@ -22,27 +22,27 @@ DEFAULT_NETWORK = "vla"
 
 @dataclass(frozen=True)
 class Command:
-    """Evaluate a policy on starts it was never trained on, each exactly once, greedily."""
+    """Evaluate a policy on starts that it was never trained on, each once, without noise."""
 
     policy: Path | None = None
-    """Folder of a saved policy (for instance RUN/policy, or RUN/best where training was evaluated
-    on validation starts), or its name on the Hugging Face hub (`user/name`,
-    `user/name@revision`)."""
+    """Folder of a saved policy (for instance RUN/policy, or RUN/best of a run with validation), or
+    its name on the Hugging Face hub (`user/name`, `user/name@revision`)."""
     network: str = DEFAULT_NETWORK
-    """Instead of a saved policy: a network that brings weights of its own, as lerobot."""
+    """Network with published weights, such as `lerobot`, instead of a saved policy."""
     net: Any = None
-    """Settings of that network, as --net.model."""
+    """Settings of that network, for instance --net.model."""
     world: World = field(default_factory=World)
-    """Where; by default where the policy was trained."""
+    """Suite, tasks, cameras and horizon; by default those of the policy's training."""
     eval: EvalConfig = field(default_factory=EvalConfig)
-    """How success is measured."""
+    """Settings of the evaluation."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How episodes are collected."""
+    """Settings of collecting episodes."""
     out: Path | None = None
-    """File for the result (JSON); by default <starts>_<protocol>.json beside the policy
-    (eval_custom.json; of RUN/best eval_custom_best.json), or here if it is on the hub."""
+    """File for the result (JSON). By default <starts>_<protocol>.json next to the policy's folder
+    (eval_custom.json; for RUN/best eval_custom_best.json), or in the current folder for a policy on
+    the hub."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """Device of the policy: `auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     def run(self) -> int:
         """Evaluate, print the table and write the result."""
@@ -69,7 +69,7 @@ class Command:
             return load_policy(self.policy, spaces).to(pick_device(self.device))
         if self.network == DEFAULT_NETWORK:
             raise ValueError(
-                "eval needs a policy: --policy FOLDER, or a network that brings weights of its own "
+                "eval needs a policy: --policy FOLDER, or a network with published weights "
                 "(--network lerobot --net.model FOLDER)"
             )
         return new_policy(self.network, self.net, spaces, seed=0, device=self.device)

@@ -17,8 +17,8 @@ import tyro
 from vla_rl.config import to_json
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.evaluate import EvalConfig, protocol_id, shorter_horizons, with_protocol
-from vla_rl.experts.state_expert import StateExpert, play
-from vla_rl.experts.training import PPOConfig, SACConfig, Training
+from vla_rl.experts.state_expert import StateExpert, play_expert
+from vla_rl.experts.training import ExpertTraining, PPOConfig, SACConfig
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.rollout.slots import record
 from vla_rl.sim import Outcome
@@ -34,26 +34,29 @@ from vla_rl.world import Arena, World
 
 @dataclass(frozen=True)
 class Command:
-    """Train experts on the true state, where there are no scripted ones, and record with them."""
+    """Train experts on the simulator's true state, and record demonstrations with them.
+
+    For suites without scripted experts.
+    """
 
     out: Path = Path("runs/expert")
-    """Run folder; experts go to OUT/expert, their success to OUT/eval.json, demonstrations to
+    """Run folder: experts in OUT/expert, their evaluation in OUT/eval.json, demonstrations in
     OUT/demos."""
     resume: bool = False
-    """Go on from the newest valid checkpoints in OUT."""
+    """Resume from the newest valid checkpoints in OUT."""
     world: World = field(
         default_factory=lambda: World(tasks=("drawer-close-v3",), max_steps=(150,))
     )
-    """Which tasks, cameras and horizon."""
+    """Suite, tasks, cameras and horizon."""
     algorithm: Annotated[Literal["sac", "ppo"], tyro.conf.arg(aliases=("--algo",))] = "ppo"
-    """Algorithm of Stable-Baselines3: `ppo`, or `sac`, which needs fewer steps but more time for
-    each; for simulators that are slow."""
+    """Algorithm of Stable-Baselines3: `ppo`, or `sac` for slow simulators, which needs fewer steps
+    but more computation for each."""
     steps: int = 200_000
-    """Environment steps of training for every task."""
+    """Environment steps of training per task; at least 1."""
     episodes: int = 10
-    """Solved demonstrations of every task; 0 to record none."""
+    """Number of solved demonstrations per task; 0 for none."""
     eval: EvalConfig = field(default_factory=lambda: EvalConfig(episodes_per_task=50))
-    """How the experts' success is measured."""
+    """Settings of the evaluation of the experts."""
     sac: SACConfig = field(default_factory=SACConfig)
     """Settings of `sac`."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -75,9 +78,9 @@ class Command:
         arena = self.world.resolve()
         with_protocol(arena, self.eval)
         if self.episodes:
-            arena.renderer()  # or somebody trains for long and then cannot record
+            arena.renderer()  # fail now if the suite cannot render for recording
         run = new_run(self.out, self, self.resume)
-        torch.set_num_threads(1)  # a second one costs these small networks more than it brings
+        torch.set_num_threads(1)  # more threads slow such small networks down
         experts = {task: self._trained(run, arena, task) for task in arena.tasks}
         result = self._evaluated(arena, experts)
         (self.out / "eval.json").write_text(result.to_json())
@@ -88,9 +91,9 @@ class Command:
         return 0
 
     def _trained(self, run: RunFolder, arena: Arena, task: Task) -> StateExpert:
-        """The expert of a task, trained to its end and saved."""
+        """Train and save the expert of a task."""
         config = self.sac if self.algorithm == "sac" else self.ppo
-        training = Training(lambda: arena.simulator(task), config, self.seed)
+        training = ExpertTraining(lambda: arena.simulator(task), config, self.seed)
         checkpoints = self.out / "checkpoints" / _name(task)
         if self.resume and checkpoints.exists():
             training.load_state_dict(checkpoint.load(checkpoints).state())
@@ -109,11 +112,11 @@ class Command:
         self,
         run: RunFolder,
         task: Task,
-        training: Training,
+        training: ExpertTraining,
         checkpoints: Path,
         interruption: Interruption,
     ) -> None:
-        """Learn up to the wanted steps or an interruption, with checkpoints and news."""
+        """Train to the set steps or an interruption, with checkpoints and a progress line."""
         saved = training.steps
         with Progress(f"train {task.id}", self.steps, training.steps) as progress:
             while training.steps < self.steps and not interruption.wanted():
@@ -135,7 +138,7 @@ class Command:
             training.save(checkpoints)
 
     def _evaluated(self, arena: Arena, experts: Mapping[Task, StateExpert]) -> EvalResult:
-        """Success on held-out starts, in the form and under the protocol of `vla-rl eval`."""
+        """Evaluate on held-out starts, with format and protocol of `vla-rl eval`."""
         played, protocol = with_protocol(arena, self.eval)
         seeds = tuple(seed_for(protocol.starts, i) for i in range(protocol.episodes_per_task))
         results: dict[str, TaskResult] = {}
@@ -145,7 +148,7 @@ class Command:
                 env = played.simulator(task)
                 success, steps, completed = [], [], []
                 for seed in seeds:
-                    end, count = play(env, expert, seed)
+                    end, count = play_expert(env, expert, seed)
                     done = _subgoals_done(task, end)
                     success.append(end.success)
                     steps.append(count)
@@ -168,10 +171,10 @@ class Command:
         )
 
     def _recorded(self, arena: Arena, experts: Mapping[Task, StateExpert]) -> DemoSet:
-        """Solved episodes of every expert; those that are there already count.
+        """Record solved episodes of every expert, in addition to existing ones.
 
         Raises:
-            RuntimeError: If an expert solves next to none of the starts for demonstrations.
+            RuntimeError: If an expert solves hardly any of the starts.
         """
         demos = new_demos(self.out / "demos", arena, append=self.resume)
         known = {(spec.task.id, spec.seed) for spec in demos.specs()}
@@ -201,11 +204,11 @@ class Command:
 
 _STEPS_BETWEEN_NEWS = 2_000
 _TRIES = 50
-"""Starts that are tried for one solved demonstration, on average, before recording gives up."""
+"""Average number of starts per solved demonstration at which recording gives up."""
 
 
 def _name(task: Task) -> str:
-    """The task's name in letters that any file system allows."""
+    """The task's name in characters that any file system allows."""
     return quote(task.id, safe="")
 
 
@@ -222,6 +225,6 @@ def _require_success(result: EvalResult) -> None:
     if unsolved:
         raise RuntimeError(
             f"nothing was recorded: the expert solves none of the held-out starts of "
-            f"{', '.join(unsolved)}. Train longer (--resume --steps), give it more time (a higher "
+            f"{', '.join(unsolved)}. Train longer (--resume --steps), give it more steps (a higher "
             "--max-steps), try the other --algorithm, or leave the task out (--resume --tasks)"
         )

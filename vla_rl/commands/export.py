@@ -16,31 +16,30 @@ from vla_rl.storage.files import require_free
 
 @dataclass(frozen=True)
 class Command:
-    """Write demonstrations as a LeRobotDataset v3 or a Minari dataset."""
+    """Export demonstrations as a LeRobotDataset v3 or a Minari dataset."""
 
     demos: Annotated[Path, tyro.conf.Positional]
     """Folder of demonstrations (`vla-rl record`)."""
     to: formats.Format
-    """The format. `minari`: OUT is a folder of datasets, for MINARI_DATASETS_PATH."""
+    """Format: `lerobot`, or `minari`, where OUT becomes a folder for MINARI_DATASETS_PATH."""
     out: Path
-    """A new folder."""
+    """New folder of the exported dataset."""
     fps: int = 20
-    """For `lerobot`: steps per second that its timestamps are made of; demonstrations of vla-rl
-    have no clock."""
+    """Only for `lerobot`: steps per second, for its timestamps; at least 1."""
     video: bool = False
-    """For `lerobot`: encode images as video, which is smaller but changes them."""
+    """Only for `lerobot`: encode images as video, which is smaller but lossy."""
     dataset_id: str | None = None
-    """For `minari`: the dataset's id, namespace/name-v0; by default what is written in the
-    demonstrations."""
+    """Only for `minari`: id of the dataset, namespace/name-v0; by default the one in the
+    demonstrations' metadata."""
 
     def run(self) -> int:
-        """Write and say where it is."""
+        """Export the demonstrations and print how to read them."""
         require_free(self.out)
         if self.to == "minari" and self.video:
             raise ValueError("--video is an option of --to lerobot")
         if self.to == "lerobot" and self.dataset_id is not None:
             raise ValueError("--dataset-id is an option of --to minari")
-        made = formats.load(self.to)
+        made = formats.load_format(self.to)
         demos = DemoSet.open(self.demos)
         folder = self.out.resolve()
         if self.to == "lerobot":

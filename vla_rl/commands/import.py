@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from vla_rl.demos.exchange import formats
-from vla_rl.demos.exchange.adopt import Reading, adopt, plan
+from vla_rl.demos.exchange.importing import ImportSettings, import_demos, plan_import
 from vla_rl.stages.progress import Progress
 from vla_rl.stages.tables import show_demos
 from vla_rl.storage.files import require_free
@@ -18,31 +18,34 @@ from vla_rl.world import World
 
 @dataclass(frozen=True)
 class Command:
-    """Read a LeRobotDataset v3 or a Minari dataset as demonstrations for a suite.
+    """Import a LeRobotDataset v3 or a Minari dataset as demonstrations for a suite.
 
-    The source may be the first word: `vla-rl import runs/lerobot --from lerobot --out runs/demos`.
+    The source may be given first, without `--source`:
+    `vla-rl import runs/lerobot --from lerobot --out runs/demos`.
     """
 
     source: str
     """Folder of the dataset, or the id of a Minari dataset on this machine."""
     form: Annotated[formats.Format, tyro.conf.arg(name="from")]
-    """Its format."""
+    """Format of the dataset: `lerobot` or `minari`."""
     out: Path
-    """A new folder, for `vla-rl sft --demos`."""
+    """New folder of the demonstrations, for `vla-rl sft --demos`."""
     world: World = field(default_factory=lambda: World(tasks=("all",), max_steps=None))
-    """Which suite, tasks, cameras and horizon; by default those that vla-rl left in the source."""
-    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    """How the source is understood."""
+    """Suite, tasks, cameras and horizon; by default those that vla-rl recorded in the source."""
+    settings: Annotated[ImportSettings, tyro.conf.arg(name="")] = field(
+        default_factory=ImportSettings
+    )
+    """How to interpret the dataset."""
 
     def run(self) -> int:
-        """Read, write and show what there is."""
+        """Import the demonstrations and print a summary."""
         require_free(self.out)
-        source = formats.load(self.form).open_source(self.source)
-        planned = plan(source, self.world.resolve(), self.reading)
+        source = formats.load_format(self.form).open_source(self.source)
+        planned = plan_import(source, self.world.resolve(), self.settings)
         left = len(source.headers) - len(planned.specs)
         if left:
-            print(f"{left} of {len(source.headers)} episodes are of other tasks and left out")
+            print(f"{left} of {len(source.headers)} episodes belong to other tasks; left out")
         with Progress("import", len(planned.specs)) as progress:
-            demos = adopt(source, planned, self.reading, self.out, progress.advance)
+            demos = import_demos(source, planned, self.settings, self.out, progress.advance)
         show_demos(demos)
         return 0

@@ -12,20 +12,20 @@ import tyro
 from vla_rl.demos.demo_set import DemoSet
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.run_folders import RECORD
-from vla_rl.stages.tables import show_demos, show_evaluation, show_kept
+from vla_rl.stages.tables import show_demos, show_evaluation, show_kept_policies
 from vla_rl.storage import hub
 
 
 @dataclass(frozen=True)
 class Command:
-    """Show what is in a set of demonstrations, an evaluation, a run or a saved policy."""
+    """Show the content of a set of demonstrations, an evaluation, a run or a saved policy."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """A folder of demonstrations, an evaluation (JSON), a run's folder, or a policy: its folder, or
-    its name on the Hugging Face hub (`user/name`, `user/name@revision`)."""
+    """Folder of demonstrations, of a run or of a policy, an evaluation (JSON), or the name of a
+    policy on the Hugging Face hub (`user/name`, `user/name@revision`)."""
 
     def run(self) -> int:
-        """Print it."""
+        """Print the content."""
         path = hub.find(self.path)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
@@ -34,7 +34,7 @@ class Command:
         elif (path / "config.json").exists():
             print(json.dumps(json.loads((path / "config.json").read_text()), indent=2))
             for run in (path, *sorted(path.glob("*/rl"))):  # iRe-VLA has one for each task
-                show_kept(run)
+                show_kept_policies(run)
             if (path / RECORD).exists():  # the best policy of a run
                 show_evaluation(EvalResult.from_json((path / RECORD).read_text()))
         else:

@@ -30,52 +30,52 @@ from vla_rl.world import Arena, World, read_world
 
 @dataclass(frozen=True)
 class Command:
-    """iRe-VLA: RL of the head on one task after another, each followed by supervised learning of
-    backbone and head on demonstrations and own successes (arXiv 2501.16664).
+    """Run iRe-VLA (arXiv 2501.16664): for one task after another, RL of the head, then supervised
+    learning of backbone and head on demonstrations and the policy's own successes.
     """
 
     policy: Path
     """Folder of the policy to start from (`vla-rl sft`, stage 0), or its name on the Hugging Face
     hub."""
     demos: Path
-    """The demonstrations that it was cloned from, D_e."""
+    """Folder of the demonstrations that the policy was cloned from (D_e)."""
     out: Path = Path("runs/ire_vla")
-    """Run folder; each task has a folder in it, and the last policy goes to OUT/policy."""
+    """Run folder with a folder for each task; the final policy goes to OUT/policy."""
     resume: bool = False
-    """Go on with an interrupted run, in the middle of a stage where it was."""
+    """Resume an interrupted run, also within a stage."""
     world: World = field(default_factory=World)
-    """Which tasks to practise, in this order (`--tasks ire-rl` for the suite's own choice); by
+    """Suite, and tasks to train on, in this order (`--tasks ire-rl` for the split of the paper); by
     default those that the policy was cloned on."""
     ire: Annotated[IReVLAConfig, tyro.conf.arg(name="")] = field(default_factory=IReVLAConfig)
-    """The two stages."""
+    """Settings of the two stages."""
     algorithm: str = "ppo"
-    """Algorithm of stage 1: a name that `vla-rl list algorithms` shows, or a dotted path."""
+    """Algorithm of stage 1: a name from `vla-rl list algorithms`, or a dotted path."""
     algo: Any = field(default_factory=lambda: PPO(critic_warmup=5))
     """Settings of the algorithm."""
     curriculum: str = "uniform"
-    """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
+    """Curriculum that chooses the starts: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
-    """Reward models, added up: names that `vla-rl list rewards` shows, or dotted paths."""
+    """Rewards, which are summed: names from `vla-rl list rewards`, or dotted paths."""
     reward: Any = None
-    """Settings of the rewards, each by its name."""
+    """Settings of the rewards, `--reward.NAME.FIELD`."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """The optimizer of stage 1; which groups learn is up to the method."""
+    """Settings of the optimizer of stage 1; the method decides which groups are trained."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Stage 1 of each task. Stage 2 goes on from its last policy, also where `--train.eval-every`
-    keeps the best one (in OUT/<number>_<task>/rl/best)."""
+    """Settings of stage 1 of each task. Stage 2 continues from its last policy, even if
+    `--train.eval-every` also keeps the best one (in OUT/<number>_<task>/rl/best)."""
     sft: SFTConfig = field(default_factory=lambda: SFTConfig(steps=300, lr=3e-4))
-    """Stage 2 of each task."""
+    """Settings of stage 2 of each task."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """Holding on to the demonstrations, all of them, in stage 1 already."""
+    """Imitation of all demonstrations during stage 1."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How episodes are collected."""
+    """Settings of collecting episodes."""
     seed: int = 0
     """Seed of everything that is random: weights, starts, noise and minibatches."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """Device of the policy: `auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     def run(self) -> int:
-        """Both stages for every task, and save."""
+        """Run both stages for every task, and save the policy."""
         learner = self._learner()
         arena = self.world.resolve()
         rewards_named(self.rewards, self.reward)
@@ -119,12 +119,12 @@ class Command:
         if self.learner.train_vlm not in (None, wanted):
             raise ValueError(
                 f"learner.train_vlm {self.learner.train_vlm} does not fit method "
-                f"{self.ire.method!r}, which says what learns; leave it out"
+                f"{self.ire.method!r}, which decides what is trained; leave it out"
             )
         return replace(self.learner, train_vlm=wanted)
 
     def _joined(self, arena: Arena) -> Arena:
-        """The tasks of the demonstrations and those practised, which the policy is good for now."""
+        """The tasks of the demonstrations and of training, for the world of the saved policy."""
         if self.world.instruction is not None or not (self.policy / "world.json").exists():
             return arena
         tasks = read_world(self.policy).resolve().horizons | arena.horizons

@@ -20,12 +20,12 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Command:
-    """Show what can be named in other commands."""
+    """List suites, tasks, policies, algorithms, rewards, curricula and protocols."""
 
     kind: Annotated[Kind, tyro.conf.Positional] = "all"
-    """What to show."""
+    """Kind of names to list."""
     suite: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "metaworld"
-    """Suite whose tasks and protocols are shown."""
+    """Suite whose tasks and protocols are listed."""
 
     def run(self) -> int:
         """Print the lists."""

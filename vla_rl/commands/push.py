@@ -27,26 +27,27 @@ _RUNS = ("sft", "train", "demo")  # commands that write a policy
 
 @dataclass(frozen=True)
 class Command:
-    """Upload a policy to the Hugging Face hub, with a card that holds its evaluation."""
+    """Upload a policy to the Hugging Face hub, with a model card that reports its evaluation."""
 
     policy: Annotated[Path, tyro.conf.Positional]
-    """Run folder (its last policy is meant, RUN/policy), or the folder of a saved policy."""
+    """Folder of a saved policy, or a run folder, whose last policy is used (RUN/policy)."""
     repo: str
-    """Repository `user/name`; it is made if there is none."""
+    """Repository `user/name`, which is created if it does not exist."""
     private: bool = False
-    """Make a new repository private; otherwise the account's settings decide."""
+    """Make a new repository private; by default the account's settings decide."""
     license: str | None = None
-    """Licence of the weights for the card, for instance `apache-2.0`."""
+    """Licence of the weights for the model card, for instance `apache-2.0`."""
     evaluations: tuple[Path, ...] = ()
-    """Evaluations of this policy (files that `vla-rl eval` wrote) for the card; by default the
-    eval_*.json beside it that are newer than its weights; those of RUN/best end in _best."""
+    """Evaluations of this policy (files written by `vla-rl eval`) for the model card. By default
+    the eval_*.json next to the policy that are newer than its weights; those of RUN/best end in
+    _best."""
     dry_run: bool = False
-    """Only write the folder that would be uploaded, to OUT."""
+    """Only write the folder that would be uploaded to OUT, and upload nothing."""
     out: Path = Path("runs/hub")
-    """Folder of a dry run."""
+    """Folder that a dry run writes."""
 
     def run(self) -> int:
-        """Write the folder, show what is in it, and upload it."""
+        """Write the folder, show its content, and upload it."""
         hub.check_id(self.repo)
         if self.dry_run and self.out.exists():
             raise FileExistsError(f"{self.out} already exists; delete it, or choose another --out")
@@ -83,7 +84,7 @@ class Command:
 
 
 def _policy_folder(path: Path) -> Path:
-    """The folder itself if it holds a policy, else its ``policy``.
+    """The folder itself if it holds a policy, otherwise its ``policy``.
 
     Raises:
         ValueError: If neither holds one.
@@ -99,7 +100,7 @@ def _policy_folder(path: Path) -> Path:
 
 
 def _evaluations(folder: Path) -> list[Path]:
-    """Evaluations beside a policy that can only be its own; says which it leaves out."""
+    """Evaluations next to a policy that are certainly its own; prints which are left out."""
     is_best = folder.name == BEST
     # A demo's evaluation before training is that of its clone, in sft/policy.
     found = [
@@ -127,7 +128,7 @@ def _evaluations(folder: Path) -> list[Path]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalResult]:
-    """Evaluations at every horizon at which they are reported, the newest of each protocol."""
+    """Load evaluations at every reported horizon, the newest of each protocol."""
     newest: dict[str, EvalResult] = {}
     for path in paths:
         if not path.is_file():
@@ -144,7 +145,7 @@ def _read(paths: Sequence[Path]) -> list[EvalResult]:
 
 
 def _training(folder: Path) -> Training | None:
-    """What the run says whose last or best policy this is, if it is one's."""
+    """Training settings of the run that wrote this policy, if there is one."""
     path = folder.parent / "config.json"
     if folder.name not in ("policy", BEST) or not path.is_file():
         return None

@@ -17,20 +17,20 @@ class Command:
     """Record demonstrations with the suite's scripted experts."""
 
     out: Path = Path("runs/demos")
-    """Folder of the demonstrations."""
+    """Folder for the demonstrations."""
     world: World = field(default_factory=lambda: World(max_steps=None))
-    """Which tasks, cameras and horizon."""
+    """Suite, tasks, cameras and horizon."""
     episodes: tuple[int, ...] = (10,)
-    """Demonstrations of every task: one number for all, or one for each task."""
+    """Number of starts to record: one for all tasks, or one for each task; solved ones are kept."""
     first: int = 0
-    """Index of the first start, so that other sets of demonstrations can be recorded."""
+    """Index of the first start; another one gives different demonstrations."""
     append: bool = False
-    """Add to the folder if it holds demonstrations of the same suite and settings."""
+    """Append to existing demonstrations of the same suite and settings."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How episodes are collected."""
+    """Settings of collecting episodes."""
 
     def run(self) -> int:
-        """Record and print what was recorded."""
+        """Record demonstrations and print a summary."""
         arena = self.world.resolve()
         counts = episodes_by_task(arena.tasks, self.episodes)
         demos = new_demos(self.out, arena, self.append)

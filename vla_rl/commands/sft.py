@@ -21,24 +21,24 @@ class Command:
     demos: Path
     """Folder of demonstrations (`vla-rl record`)."""
     out: Path = Path("runs/sft")
-    """Run folder; the policy goes to OUT/policy."""
+    """Run folder; the cloned policy goes to OUT/policy."""
     resume: bool = False
-    """Go on from the newest valid checkpoint in OUT."""
+    """Resume from the newest valid checkpoint in OUT."""
     world: World = field(default_factory=World)
-    """Which tasks; by default those of the demonstrations."""
+    """Suite, tasks and horizon; by default those of the demonstrations."""
     network: str = "vla"
-    """Policy network: a name that `vla-rl list policies` shows, or a dotted path."""
+    """Policy network: a name from `vla-rl list policies`, or a dotted path."""
     net: Any = None
     """Settings of the network."""
     sft: SFTConfig = field(default_factory=SFTConfig)
-    """Behaviour cloning."""
+    """Settings of behaviour cloning."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """Device of the policy: `auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     def run(self) -> int:
-        """Clone and save."""
+        """Clone the demonstrations and save the policy."""
         arena = self.world.resolve()
         demos = fitting_demos(self.demos, arena)
         check_demos(demos, arena, self.sft, self.seed)

@@ -23,7 +23,7 @@ from vla_rl.stages.setup import (
     pick_device,
     rewards_named,
 )
-from vla_rl.stages.tables import show_kept
+from vla_rl.stages.tables import show_kept_policies
 from vla_rl.stages.train import Recipe, check_recipe, required_demos, train_stage
 from vla_rl.train import TrainConfig
 from vla_rl.types import Spaces
@@ -36,46 +36,46 @@ class Command:
 
     policy: Path | None = None
     """Folder of the policy to start from (`vla-rl sft`), or its name on the Hugging Face hub
-    (`user/name`, `user/name@revision`); none: a new one with fresh weights."""
+    (`user/name`, `user/name@revision`); by default a new policy with fresh weights."""
     network: str = "vla"
-    """Network of a new policy: a name that `vla-rl list policies` shows, or a dotted path."""
+    """Network of a new policy: a name from `vla-rl list policies`, or a dotted path."""
     net: Any = field(default_factory=lambda: VLAConfig(head=GaussianConfig(std=0.5)))
     """Settings of a new policy's network."""
     out: Path = Path("runs/train")
-    """Run folder; the improved policy goes to OUT/policy, and with `--train.eval-every` the one
-    that was best on validation starts to OUT/best."""
+    """Run folder; the improved policy goes to OUT/policy and, with `--train.eval-every`, the best
+    one on validation starts to OUT/best."""
     resume: bool = False
-    """Go on from the newest valid checkpoint in OUT."""
+    """Resume from the newest valid checkpoint in OUT."""
     world: World = field(default_factory=World)
-    """Which tasks; by default those the policy was cloned on."""
+    """Suite, tasks, cameras and horizon; by default those that the policy was cloned on."""
     algorithm: str = "loop"
-    """Algorithm: a name that `vla-rl list algorithms` shows, or the dotted path of a module of
-    yours."""
+    """Algorithm: a name from `vla-rl list algorithms`, or a dotted path."""
     algo: Any = None
     """Settings of the algorithm."""
     demos: Path | None = None
-    """Demonstrations to hold on to, of whichever tasks, if `--anchor.coef` is above 0."""
+    """Folder of demonstrations to imitate during RL, of any tasks, if `--anchor.coef` is above
+    0."""
     anchor: AnchorConfig = field(default_factory=AnchorConfig)
-    """Holding on to demonstrations."""
+    """Imitation of demonstrations during RL."""
     curriculum: str = "frontier"
-    """Which starts to practise on: `uniform`, `frontier`, or a dotted path."""
+    """Curriculum that chooses the starts: `uniform`, `frontier`, or a dotted path."""
     rewards: tuple[str, ...] = ("sparse",)
-    """Reward models, added up: names that `vla-rl list rewards` shows, or dotted paths."""
+    """Rewards, which are summed: names from `vla-rl list rewards`, or dotted paths."""
     reward: Any = None
-    """Settings of the rewards, each by its name."""
+    """Settings of the rewards, `--reward.NAME.FIELD`."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """The optimizer."""
+    """Settings of the optimizer."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The loop."""
+    """Settings of the training loop."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """How episodes are collected."""
+    """Settings of collecting episodes."""
     seed: int = 0
     """Seed of starts, noise and minibatches."""
     device: str = "auto"
-    """`auto`, `cpu` or `cuda`."""
+    """Device of the policy: `auto` (a GPU if there is one), `cpu` or `cuda`."""
 
     def run(self) -> int:
-        """Train, with checkpoints, and save."""
+        """Train the policy with checkpoints, and save it."""
         arena = self.world.resolve()
         spaces = arena.spaces
         recipe = Recipe(
@@ -96,18 +96,18 @@ class Command:
                 required_demos(demos, self.anchor)
             run = new_run(self.out, self, self.resume, ranks)
             with open_collector(arena, self.rollout, policy, ranks) as collector:
-                met = None
+                warm_up = None
                 if self.policy is None:
-                    met = fit_state_statistics(collector, policy, arena, self.seed)
+                    warm_up = fit_state_statistics(collector, policy, arena, self.seed)
                 train_stage(
                     *(run, collector, policy, arena, recipe, demos, self.resume, ranks),
-                    met=met,
+                    warm_up=warm_up,
                 )
             folder = run.folder / "policy"
             ranks.on_main(lambda: save_policy(policy, arena, folder))
             if ranks.is_main:
                 print(f"policy written to {folder}")
-                show_kept(run.folder)
+                show_kept_policies(run.folder)
         return 0
 
     def _learner(self) -> LearnerConfig:

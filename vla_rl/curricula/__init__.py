@@ -1,4 +1,4 @@
-"""Curricula: which starts to practise on. Each file defines a class ``Curriculum``."""
+"""Curricula choose the starts to train on. Each file defines a class ``Curriculum``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from vla_rl.types import EpisodeSpec, Group
 
 
 class Curriculum(Protocol):
-    """Chooses which starts to practise on."""
+    """Chooses the starts to train on."""
 
     def sample(self, count: int) -> list[EpisodeSpec]:
         """Draw ``count`` starts, one per group."""
 
     def update(self, groups: Iterable[Group]) -> None:
-        """Learn from the outcome of the groups that were played."""
+        """Take the outcomes of played groups into account."""
 
     def state_dict(self) -> dict[str, object]:
         """JSON-able state for resuming."""
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a state written by ``state_dict``."""
+        """Restore a state written by ``state_dict``."""

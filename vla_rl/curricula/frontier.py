@@ -1,8 +1,8 @@
-"""Practise what is half mastered: tasks are drawn by how often their groups can teach.
+"""Train most on half-mastered tasks, whose groups most often have contrast.
 
 A group of G episodes with success rate p has contrast with probability ``1 - p^G - (1-p)^G``;
 ``p (1 - p)`` is its limit for small G and needs no G. Success rates (of a sequence, the completed
-share) are running means of recent groups; a floor keeps every task in play, so forgetting is
+share) are running means of recent groups; a floor keeps drawing every task, so that forgetting is
 noticed.
 """
 
@@ -23,11 +23,10 @@ class Curriculum:
     """Draws task ``i`` with weight ``floor + 4 p_i (1 - p_i)``.
 
     Attributes:
-        tasks: What to practise.
-        seed: Of the draws and of the range of starts.
-        floor: Weight that a task keeps when it is solved or hopeless; one that is half mastered
-            has 1 more.
-        momentum: Of the running success rate, per group.
+        tasks: The tasks to train on.
+        seed: Seed of the draws and of the range of starts.
+        floor: Weight of a task that always or never succeeds; a half-mastered task has 1 more.
+        momentum: Weight of the past in the running success rate, per group.
     """
 
     tasks: Sequence[Task]
@@ -41,7 +40,7 @@ class Curriculum:
         """See :class:`vla_rl.curricula.Curriculum`."""
         rate = np.array([self.success.get(task.id, 0.5) for task in self.tasks])
         weight = self.floor + 4 * rate * (1 - rate)
-        # Seeded by the number of starts so far: a resumed run draws what it would have drawn.
+        # Seeded by the number of starts so far, so that a resumed run draws the same starts.
         rng = seeding.generator(self.seed, "frontier", self.drawn)
         picks = _systematic(weight / weight.sum(), count, rng)
         specs = [
@@ -72,7 +71,7 @@ class Curriculum:
 
 
 def _systematic(share: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """Systematic sampling: shares are met to within one draw, with a random offset."""
+    """Systematic sampling: shares are exact to within one draw, with a random offset."""
     points = (np.arange(count) + rng.random()) / count
     picks = np.searchsorted(np.cumsum(share), points, side="right")
     return [int(p) for p in np.minimum(picks, len(share) - 1)]

@@ -1,4 +1,4 @@
-"""Every task equally often, every start new."""
+"""Draws every task equally often, and every start only once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Curriculum:
     """Round-robin over tasks; training seeds are counted up, so no start comes twice.
 
     Attributes:
-        tasks: What to practise.
-        seed: Shifts the range of starts, so that runs with other seeds see other starts.
+        tasks: The tasks to train on.
+        seed: Shifts the range of starts, so that runs with different seeds use different starts.
     """
 
     tasks: Sequence[Task]
@@ -31,7 +31,7 @@ class Curriculum:
         return specs
 
     def update(self, groups: Iterable[Group]) -> None:
-        """Outcomes do not matter here."""
+        """Does nothing: outcomes have no influence."""
 
     def state_dict(self) -> dict[str, object]:
         """See :class:`vla_rl.curricula.Curriculum`."""

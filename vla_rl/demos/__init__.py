@@ -1,1 +1,1 @@
-"""Recorded demonstrations: on disk, as chunks to imitate, and in the formats of others."""
+"""Recorded demonstrations: on disk, as chunks to imitate, and in formats of other projects."""

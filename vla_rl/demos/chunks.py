@@ -1,4 +1,4 @@
-"""Batches of recorded steps, each with the chunk of actions that followed."""
+"""Batches of recorded steps, each with the chunk of actions that follows it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vla_rl.types import Bools, Demonstration, Floats, Observation
 def chunk_targets(
     demonstrations: Sequence[Demonstration], chunk: int
 ) -> tuple[NDArray[np.int64], Bools]:
-    """Which actions follow each recorded step.
+    """Find the actions that follow each recorded step.
 
     Args:
-        demonstrations: Episodes whose steps are counted through, n in total.
+        demonstrations: Episodes, with n steps in total.
         chunk: H, the number of actions to look ahead.
 
     Returns:
-        ``[n, H]`` rows into the concatenated actions (past the end of an episode its last row is
-        repeated) and ``[n, H]`` bool, false past the end.
+        ``[n, H]`` row indices of the concatenated actions (past the end of an episode, its last row
+        is repeated) and ``[n, H]`` bool, false past the end.
 
     Raises:
         ValueError: If the chunk is not positive or there is no demonstration.
@@ -42,10 +42,10 @@ class ChunkBatch(NamedTuple):
 
     Attributes:
         obs: ``[B]`` observations.
-        instruction: B sentences.
+        instruction: B instructions.
         actions: ``[B, H, A]`` float32.
         mask: ``[B, H]`` bool, false past the end of the episode.
-        rows: ``[B]`` int, the rows drawn.
+        rows: ``[B]`` int, their row indices.
     """
 
     obs: Observation
@@ -56,10 +56,10 @@ class ChunkBatch(NamedTuple):
 
 
 class ChunkDataset:
-    """Every recorded step with the chunk of actions that followed it, n rows.
+    """Every recorded step with the chunk of actions that follows it; n rows.
 
     Args:
-        demonstrations: Episodes of suites of equal shapes.
+        demonstrations: Episodes with equal shapes of observations and actions.
         chunk: H, the number of actions to look ahead.
 
     Attributes:
@@ -96,7 +96,7 @@ class ChunkDataset:
         """Draw rows with replacement.
 
         Args:
-            rng: Where the randomness comes from.
+            rng: Random generator.
             batch: B, the number of rows.
             balance_tasks: Whether every task is equally likely, rather than every row.
         """
@@ -112,7 +112,7 @@ class ChunkDataset:
         return np.split(self._by_task, np.cumsum(self._counts)[:-1])
 
     def take(self, rows: NDArray[np.int64]) -> ChunkBatch:
-        """The named rows ``[B]``, for instance to pass over all of them once."""
+        """Return the given rows ``[B]``."""
         return ChunkBatch(
             obs=self.obs[rows],
             instruction=tuple(self.sentences[i] for i in self.instruction[rows]),

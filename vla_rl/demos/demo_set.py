@@ -1,17 +1,17 @@
-"""Demonstrations on disk: a Minari dataset in a folder that the user names.
+"""Demonstrations on disk: a Minari dataset in a folder.
 
-Layout of the folder, which Minari's own reader opens as it is (``minari.MinariDataset(folder)``)::
+Layout of the folder, which Minari itself can read (``minari.MinariDataset(folder)``)::
 
-    metadata.json          Minari's metadata and ours (suite, settings, spaces); the commit point
+    metadata.json          metadata of Minari and of vla-rl (suite, settings, spaces); commits
     main_data.hdf5         one link per episode into the files below
     episodes_000000.hdf5   the episodes of one append, images compressed without loss
 
-An append writes a new file and then replaces the two small ones, so a kill at any time leaves
-the earlier episodes readable and costs nothing that grows with the set. One process may append at a
+An append writes a new file and then replaces the two small ones, so a kill at any time leaves the
+earlier episodes readable, and the cost does not grow with the set. One process may append at a
 time; any number may read.
 
-Minari's convention is one observation more than actions. A :class:`Demonstration` has none after
-the last action, so the last one is stored twice and dropped when loading.
+Minari stores one observation more than actions. A :class:`Demonstration` has none after the last
+action, so the last observation is stored twice, and the copy is dropped when loading.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
 FORMAT = 1
 _MAIN = "main_data.hdf5"
 _TEMPORARY = ".append-"
-# Frames of a chunk are compressed together: neighbours in time are alike, so more is smaller, but
-# reading one frame reads its chunk.
+# Frames of an HDF5 chunk are compressed together. Neighbouring frames are similar, so larger chunks
+# compress better, but reading one frame reads its whole chunk.
 _CHUNK_BYTES = 512 * 1024
-_SPARE_BYTES = 2**20  # for links and metadata, when looking for free space
+_SPARE_BYTES = 2**20  # room for links and metadata in the check of free space
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """What a demo set holds of one task.
+    """Summary of the demonstrations of one task.
 
     Attributes:
         task_id: Name of the task.
-        instruction: Its sentence.
+        instruction: Its instruction.
         episodes: Number of demonstrations.
-        steps: Environment steps of all of them.
+        steps: Environment steps in total.
         success: Share of successful ones, in [0, 1].
         mean_length: Mean number of steps.
-        sources: Demonstrations by who acted.
+        sources: Number of demonstrations by source (``"expert"``, ``"policy"``, ...).
     """
 
     task_id: str
@@ -71,13 +71,13 @@ class TaskSummary:
 
 
 class DemoSet:
-    """Demonstrations of one suite in one folder; make it with :meth:`create` or :meth:`open`.
+    """Demonstrations of one suite in one folder; see :meth:`create` and :meth:`open`.
 
     Attributes:
         path: The folder.
-        suite: Name of the suite that the episodes come from.
-        settings: The suite's settings that they were recorded with.
-        spaces: Shapes of their observations and actions.
+        suite: Name of the suite.
+        settings: Settings of the suite when the episodes were recorded.
+        spaces: Shapes of observations and actions.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class DemoSet:
         """Make an empty set in a new or empty folder.
 
         Raises:
-            ValueError: If the folder holds anything, or the settings are not JSON-able.
+            ValueError: If the folder holds anything, or the settings cannot be written as JSON.
         """
-        path = Path(path).resolve()  # Minari mixes relative paths up
+        path = Path(path).resolve()  # Minari does not handle relative paths correctly
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is not empty; choose another folder or open the set there")
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(path.parent, _TEMPORARY) as temporary:
             _new_storage(temporary / "set", spaces)
             with h5py.File(temporary / "set" / _MAIN, "w", track_order=True):
-                pass  # Minari leaves an empty file, which HDF5 cannot read
+                pass  # a valid file: Minari leaves an empty one, which HDF5 cannot read
             metadata = _read_json(temporary / "set" / METADATA_FILE_NAME) | {
                 "dataset_id": f"vla-rl/{_slug(suite)}-v0",
                 "minari_version": minari.__version__,
@@ -124,9 +124,9 @@ class DemoSet:
         """Open a set that :meth:`create` made.
 
         Raises:
-            ValueError: If there is none, somebody else wrote it, or a file of it is damaged.
+            ValueError: If there is no set, vla-rl did not write it, or one of its files is damaged.
         """
-        path = Path(path).resolve()  # Minari mixes relative paths up
+        path = Path(path).resolve()  # Minari does not handle relative paths correctly
         ours = _our_metadata(path)
         spaces = dict(ours["spaces"])
         spaces["views"] = tuple(spaces["views"])
@@ -138,11 +138,11 @@ class DemoSet:
         return int(self._metadata()["total_episodes"])
 
     def append(self, demonstrations: Sequence[Demonstration]) -> None:
-        """Add demonstrations: all of them, or none if it fails or is killed.
+        """Add demonstrations: either all of them or, if this fails or is killed, none.
 
         Raises:
-            ValueError: If a demonstration is of another suite or shape, or an action is outside
-                [-1, 1]. Nothing is written then.
+            ValueError: If a demonstration has a different suite or shape, or an action is outside
+                [-1, 1]. Then nothing is written.
             OSError: If the disk is full; the earlier episodes are intact.
         """
         for demonstration in demonstrations:
@@ -163,12 +163,12 @@ class DemoSet:
             ) from error
 
     def truncate(self, episodes: int) -> None:
-        """Forget all but the first episodes, as a run does that went back to a checkpoint.
+        """Drop all but the first episodes, as a run that returns to a checkpoint must.
 
-        They stay on disk until others are appended in their place.
+        The dropped ones stay on disk until others are appended in their place.
 
         Raises:
-            ValueError: If there are fewer.
+            ValueError: If the set has fewer episodes.
         """
         if not 0 <= episodes <= len(self):
             raise ValueError(f"{self.path} holds {len(self)} episodes, not {episodes} or more")
@@ -205,17 +205,17 @@ class DemoSet:
         return [self._spec(header) for header in self._headers()]
 
     def summary(self) -> list[TaskSummary]:
-        """What the set holds, by task in order of id; reads no images."""
+        """Summaries of all tasks in the order of their ids; reads no images."""
         by_task: dict[str, list[dict[str, Any]]] = {}
         for header in self._headers():
             by_task.setdefault(str(header["task_id"]), []).append(header)
         return [_summarise(task, by_task[task]) for task in sorted(by_task)]
 
     def check(self, spaces: Spaces, suite: str) -> None:
-        """Require that the set fits a suite and the shapes of a policy.
+        """Require that the set matches a suite and the shapes of a policy.
 
         Raises:
-            ValueError: Naming every difference with both sides.
+            ValueError: If it does not; names every difference.
         """
         here, there = asdict(self.spaces) | {"suite": self.suite}, asdict(spaces) | {"suite": suite}
         differences = [
@@ -226,7 +226,7 @@ class DemoSet:
         if differences:
             raise ValueError(
                 f"{self.path} does not fit: {'; '.join(differences)}. Record demonstrations with "
-                "the settings of this run, or run with theirs"
+                "the settings of this run, or run with those of the demonstrations"
             )
 
     # ------------------------------------------------------------------------------- inside
@@ -289,7 +289,7 @@ class DemoSet:
             raise ValueError(f"{demonstration.spec}: actions must lie in [-1, 1] and be finite")
 
     def _require_space(self, count: int, demonstrations: Sequence[Demonstration]) -> None:
-        """Refuse beforehand, since HDF5 may crash the interpreter at exit after a full disk."""
+        """Check free space in advance, because HDF5 can crash the interpreter after a full disk."""
         needed = _SPARE_BYTES + sum(
             array.nbytes
             for d in demonstrations
@@ -306,7 +306,7 @@ class DemoSet:
     def _write_and_commit(
         self, temporary: Path, count: int, demonstrations: Sequence[Demonstration]
     ) -> None:
-        """Write the episodes, then their links, then the number of episodes, which commits."""
+        """Write the episodes, then their links, then their number, which commits them."""
         part = f"episodes_{count:06d}.hdf5"
         self._write_episodes(temporary / "new", count, demonstrations)
         sync(temporary / "new" / _MAIN)
@@ -334,7 +334,7 @@ class DemoSet:
     def _write_episodes(
         self, folder: Path, count: int, demonstrations: Sequence[Demonstration]
     ) -> None:
-        """Let Minari write the episodes into a dataset of their own."""
+        """Let Minari write the episodes into a new dataset."""
         storage = _new_storage(folder, self.spaces)
         with h5py.File(folder / _MAIN, "w", track_order=True) as file:
             for i in range(len(demonstrations) if self.spaces.views else 0):
@@ -376,12 +376,12 @@ def _new_storage(folder: Path, spaces: Spaces) -> MinariStorage:
         folder,
         observation_space=observation_space,
         action_space=gymnasium.spaces.Box(-1, 1, (spaces.action_dim,), np.float32),
-        jpeg_encoding=False,  # lossy: a policy would be cloned on frames it never sees again
+        jpeg_encoding=False,  # lossy compression would clone policies on altered frames
     )
 
 
 def _prepare_images(file: h5py.File, name: str, spaces: Spaces) -> None:
-    """Make an empty, compressed dataset: Minari appends to one but makes only uncompressed ones."""
+    """Make an empty compressed dataset, because Minari itself only makes uncompressed ones."""
     frame = (len(spaces.views), spaces.image_size, spaces.image_size, 3)
     file.create_dataset(
         name,
@@ -440,7 +440,7 @@ def _summarise(task_id: str, headers: Sequence[Mapping[str, Any]]) -> TaskSummar
 
 
 def _our_metadata(path: Path) -> dict[str, Any]:
-    advice = "name the folder of a set that vla-rl recorded, or record one"
+    advice = "give the folder of demonstrations that vla-rl recorded, or record some"
     if not path.is_dir():
         raise ValueError(f"there is no demo set at {path}; {advice}")
     if not (path / METADATA_FILE_NAME).is_file():
@@ -474,10 +474,10 @@ def _json_able(settings: Mapping[str, object]) -> dict[str, object]:
     try:
         copied: dict[str, object] = json.loads(json.dumps(dict(settings)))
     except TypeError as error:
-        raise ValueError(f"suite settings must be JSON-able: {error}") from error
+        raise ValueError(f"suite settings cannot be written as JSON: {error}") from error
     return copied
 
 
 def _slug(suite: str) -> str:
-    """The suite's name in the letters that Minari allows in a dataset id."""
+    """The suite's name in characters that Minari allows in a dataset id."""
     return "".join(letter if letter.isalnum() else "_" for letter in suite)

@@ -1,1 +1,1 @@
-"""Experts that act on the true state of a simulator."""
+"""Experts that observe the true state of a simulator."""

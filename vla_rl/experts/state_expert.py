@@ -1,7 +1,7 @@
-"""Experts that act on the true state: a small network that some training left behind.
+"""Experts that act on the true state: small trained networks, evaluated with NumPy.
 
-A :class:`StateExpert` acts with NumPy alone and is stored without pickle, so that whoever records
-with it needs no torch. ``vla_rl/experts/training.py`` makes them.
+A :class:`StateExpert` acts with NumPy alone and is stored without pickle, so that recording with it
+needs no torch. ``vla_rl/experts/training.py`` trains them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class StateExpert:
     """The mean action of a trained network; an :data:`~vla_rl.sim.Expert`.
 
     Attributes:
-        algorithm: What trained it, ``"sac"`` or ``"ppo"``; says how layers are joined.
+        algorithm: Algorithm that trained it, ``"sac"`` or ``"ppo"``; determines the activations.
         mean: ``[P]`` float32, subtracted from the state.
-        scale: ``[P]`` float32, by which it is then divided.
+        scale: ``[P]`` float32 divisor of the result.
         layers: Weight ``[out, in]`` and bias ``[out]`` of every layer, float32.
     """
 
@@ -48,10 +48,10 @@ class StateExpert:
     layers: tuple[tuple[Floats, Floats], ...]
 
     def __call__(self, env: SimEnv) -> Floats:
-        """The action ``[A]`` in [-1, 1] for the present true state of an environment.
+        """The action ``[A]`` in [-1, 1] for the current true state of an environment.
 
         Raises:
-            ValueError: If its true state has another size than that of the training.
+            ValueError: If the true state has a different size than in training.
         """
         state = env.privileged.astype(np.float32)
         if state.shape != self.mean.shape:
@@ -66,7 +66,7 @@ class StateExpert:
         return _OUTPUT[self.algorithm](weight @ x + bias)
 
     def save(self, file: Path) -> None:
-        """Write it as one safetensors file."""
+        """Write the expert as one safetensors file."""
         tensors = {"mean": self.mean, "scale": self.scale}
         for i, (weight, bias) in enumerate(self.layers):
             tensors |= {f"{i}.weight": weight, f"{i}.bias": bias}
@@ -75,7 +75,7 @@ class StateExpert:
 
     @classmethod
     def load(cls, file: Path) -> StateExpert:
-        """The expert that :meth:`save` wrote; acts identically.
+        """Load an expert that :meth:`save` wrote; it acts identically.
 
         Raises:
             ValueError: If there is none, or the file is damaged.
@@ -96,8 +96,8 @@ class StateExpert:
         return expert
 
 
-def play(env: SimEnv, expert: Expert, seed: int) -> tuple[Outcome, int]:
-    """The last outcome of an episode of an expert, and its steps; nothing is rendered."""
+def play_expert(env: SimEnv, expert: Expert, seed: int) -> tuple[Outcome, int]:
+    """Let an expert play an episode without rendering; return its last outcome and its steps."""
     env.start(seed)
     outcome, steps = env.advance(expert(env)), 1
     while not (outcome.terminated or outcome.truncated):

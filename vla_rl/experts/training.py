@@ -2,8 +2,8 @@
 
 Stable-Baselines3 trains one small network per task on ``SimEnv.privileged`` and the environment's
 own reward. Nothing is rendered, so it takes minutes on a CPU where learning from images takes days.
-What is left is a :class:`~vla_rl.experts.state_expert.StateExpert`, whose demonstrations
-teach policies that see images only.
+The result is a :class:`~vla_rl.experts.state_expert.StateExpert`, whose demonstrations train
+policies that only see images.
 
 References:
     Haarnoja et al., "Soft actor-critic", ICML 2018. Schulman et al., "Proximal policy optimization
@@ -40,26 +40,26 @@ from vla_rl.types import SEED_RANGES, Floats, seed_for
 
 @dataclass(frozen=True)
 class SACConfig:
-    """Soft actor-critic: learns from few steps, each of which costs more than one of PPO."""
+    """Soft actor-critic: needs few environment steps, but more computation for each than PPO."""
 
     envs: int = 8
-    """Environments that are stepped together; each such step is followed by `gradient_steps`."""
+    """Environments that are stepped together, followed by `gradient_steps` updates."""
     gradient_steps: int = 2
-    """Updates after every step of all environments."""
+    """Updates after each step of all environments."""
     batch_size: int = 128
-    """Transitions in an update."""
+    """Transitions per update."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of actor and critics."""
     learning_rate: float = 1e-3
     """Learning rate of Adam."""
     gamma: float = 0.99
-    """Discount of a step."""
+    """Discount per environment step, in [0, 1)."""
     buffer_size: int = 300_000
-    """Transitions that are remembered."""
+    """Size of the replay buffer, in transitions."""
     learning_starts: int = 2_000
     """Steps of random actions before the first update."""
     ent_coef: str = "auto_0.1"
-    """Weight of the entropy: a number, `auto`, or `auto_` and the number to begin with."""
+    """Entropy coefficient: a number, `auto`, or `auto_` followed by the initial value."""
 
     name: ClassVar[str] = "sac"
 
@@ -91,28 +91,28 @@ class SACConfig:
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Proximal policy optimization: needs many steps, each of which costs little."""
+    """Proximal policy optimization: needs many environment steps, but little computation each."""
 
     envs: int = 16
     """Environments that are stepped together."""
     n_steps: int = 128
     """Steps of every environment between updates."""
     batch_size: int = 512
-    """Transitions in a minibatch."""
+    """Transitions per minibatch."""
     n_epochs: int = 10
-    """Passes over the steps of an update."""
+    """Passes over the collected steps in an update."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of actor and critic."""
     learning_rate: float = 3e-4
     """Learning rate of Adam."""
     gamma: float = 0.99
-    """Discount of a step."""
+    """Discount per environment step, in [0, 1)."""
     gae_lambda: float = 0.95
-    """Decay of generalised advantage estimation."""
+    """Lambda of generalised advantage estimation, in [0, 1]."""
     clip_range: float = 0.2
     """Clip range of the probability ratio."""
     ent_coef: float = 0.0
-    """Weight of the entropy."""
+    """Entropy coefficient."""
 
     name: ClassVar[str] = "ppo"
 
@@ -145,7 +145,7 @@ _ENTROPY = re.compile(r"auto|(auto_)?[0-9]*\.?[0-9]+(e-?[0-9]+)?")
 
 
 def _check(config: Config, *counts: str) -> None:
-    """Refuse settings out of range; ``counts`` are those that must be at least 1."""
+    """Check the range of settings; ``counts`` names those that must be at least 1."""
     settings = vars(config)
     for name in counts:
         if settings[name] < 1:
@@ -164,10 +164,10 @@ def _check(config: Config, *counts: str) -> None:
 
 
 class StateEnv(gymnasium.Env[Floats, Floats]):
-    """A simulator seen through its true state, never rendered, on starts for training.
+    """A simulator as an environment of its true state, never rendered, on training starts.
 
-    Stable-Baselines3 bootstraps at the time limit, so a solved episode goes on being paid for ever
-    (:mod:`vla_rl.episode_end`).
+    Stable-Baselines3 bootstraps at the time limit, so a solved episode is credited as if it stayed
+    solved for ever (:mod:`vla_rl.episode_end`).
     """
 
     def __init__(self, sim: SimEnv, gamma: float) -> None:
@@ -186,13 +186,13 @@ class StateEnv(gymnasium.Env[Floats, Floats]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Go to a start drawn from those for training."""
+        """Go to a random training start."""
         super().reset(seed=seed)
         self._sim.start(seed_for("train", int(self.np_random.integers(len(SEED_RANGES["train"])))))
         return self._state(), {}
 
     def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Advance without looking."""
+        """Advance without rendering."""
         outcome = self._sim.advance(action)
         reward = outcome.reward
         if outcome.success and outcome.terminated:
@@ -201,7 +201,7 @@ class StateEnv(gymnasium.Env[Floats, Floats]):
         return self._state(), reward, outcome.terminated, outcome.truncated, info
 
     def close(self) -> None:
-        """Free the simulator."""
+        """Close the simulator."""
         self._sim.close()
 
     def _state(self) -> Floats:
@@ -209,16 +209,16 @@ class StateEnv(gymnasium.Env[Floats, Floats]):
 
 
 _EPSILON = 1e-8
-"""Added to the variance of states and returns before they are normalised by it."""
+"""Added to the variance by which states and returns are normalised."""
 
 
-class Training:
-    """One expert in the making.
+class ExpertTraining:
+    """Training of one expert.
 
     Args:
         make: Makes a simulator of the task.
         config: The algorithm and its settings.
-        seed: Of weights, starts and noise.
+        seed: Seed of weights, starts and noise.
     """
 
     def __init__(self, make: Callable[[], SimEnv], config: Config, seed: int) -> None:
@@ -226,7 +226,7 @@ class Training:
         makers: list[Callable[[], gymnasium.Env]] = [
             lambda: StateEnv(make(), config.gamma) for _ in range(config.envs)
         ]
-        # Rewards are scaled but not clipped: a solved state would pay less than it should.
+        # Rewards are scaled but not clipped, which would reduce the reward of a solved state.
         self._envs = VecNormalize(
             DummyVecEnv(makers),
             clip_obs=CLIP,
@@ -235,16 +235,16 @@ class Training:
             epsilon=_EPSILON,
         )
         self._model = config.model(self._envs, _seed_of(seed, 0))
-        self._model.set_logger(Logger(None, []))  # or it makes a folder for every call of learn
+        self._model.set_logger(Logger(None, []))  # otherwise every call of learn makes a folder
 
     @property
     def steps(self) -> int:
-        """Environment steps so far."""
+        """Number of environment steps so far."""
         return self._model.num_timesteps
 
     @property
     def success(self) -> float | None:
-        """Solved share of the last 100 episodes of exploration; None before the first one ends."""
+        """Success rate of the last 100 episodes of training; None before the first one ends."""
         outcomes = self._model.ep_success_buffer
         return float(np.mean(outcomes)) if outcomes else None
 
@@ -253,7 +253,7 @@ class Training:
         self._model.learn(steps, reset_num_timesteps=False)
 
     def expert(self) -> StateExpert:
-        """The expert as it is now."""
+        """The current expert."""
         seen = self._statistics()["state"]
         layers = [part for part in _actor(self._model) if isinstance(part, nn.Linear)]
         return StateExpert(
@@ -264,9 +264,9 @@ class Training:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has been learned and is remembered, for :func:`vla_rl.storage.checkpoint.save`.
+        """Networks, optimizers and replay buffer, for :func:`vla_rl.storage.checkpoint.save`.
 
-        Not the episodes that are under way: who resumes starts new ones.
+        Episodes in progress are not included: a resumed training starts new ones.
         """
         return {
             "steps": self.steps,
@@ -276,10 +276,10 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state written by ``state_dict``.
+        """Restore a state written by ``state_dict``.
 
         Raises:
-            ValueError: If it is of another algorithm, or of other sizes of network or memory.
+            ValueError: If the algorithm, or the size of a network or of the replay buffer, differs.
         """
         model = self._model
         try:
@@ -296,7 +296,7 @@ class Training:
         model.set_random_seed(_seed_of(self._seed, self.steps))
 
     def save(self, checkpoints: Path) -> None:
-        """Write a checkpoint, which replaces earlier ones: memory may make it large.
+        """Write a checkpoint that replaces earlier ones, because replay buffers are large.
 
         Raises:
             OSError: If writing failed; the earlier one is intact.
@@ -310,11 +310,11 @@ class Training:
         )
 
     def close(self) -> None:
-        """Free the simulators."""
+        """Close the simulators."""
         self._envs.close()
 
     def _statistics(self) -> dict[str, RunningMeanStd]:
-        """What was seen of the state ``[P]`` and of returns."""
+        """Running statistics of the state ``[P]`` and of returns."""
         state = self._envs.obs_rms
         assert isinstance(state, RunningMeanStd)  # a dict only for spaces of several parts
         return {"state": state, "returns": self._envs.ret_rms}
@@ -331,7 +331,7 @@ _REPLAYED = ("observations", "next_observations", "actions", "rewards", "dones",
 
 
 def _memory(model: SAC | PPO) -> dict[str, Any]:
-    """What SAC holds besides its networks: the weight of the entropy, and past transitions."""
+    """State of SAC besides its networks: entropy coefficient and replay buffer."""
     if not isinstance(model, SAC):
         return {}
     replay = model.replay_buffer
@@ -348,7 +348,7 @@ def _memory(model: SAC | PPO) -> dict[str, Any]:
 
 
 def _remember(model: SAC | PPO, memory: Mapping[str, Any]) -> None:
-    """Take over what :func:`_memory` gave."""
+    """Restore what :func:`_memory` returned."""
     if not isinstance(model, SAC):
         return
     replay = model.replay_buffer
@@ -363,7 +363,7 @@ def _remember(model: SAC | PPO, memory: Mapping[str, Any]) -> None:
 
 
 def _seed_of(seed: int, steps: int) -> int:
-    """A seed for a run that has made so many steps; seeds of different runs have nothing in common.
+    """A seed for a run after ``steps`` steps, independent of the seeds of other runs.
 
     Stable-Baselines3 adds the number of the environment to it.
     """

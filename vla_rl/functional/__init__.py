@@ -1,6 +1,6 @@
 """The mathematics of the algorithms as pure functions of tensors.
 
-No class with state, nothing of ours imported: every function can be checked by hand. Axes as in
+No state and no imports from this package, so every function can be checked by hand. Axes as in
 :mod:`vla_rl.types`. Losses work on *rows*: one row is one decision, ``[R, U]`` its units, and
 ``episode`` ``[R]`` says which rows belong together.
 """

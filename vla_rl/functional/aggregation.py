@@ -1,4 +1,4 @@
-"""From the loss of units to the loss of a batch."""
+"""Aggregation of the losses of units to the loss of a batch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 def unit_weights(mask: Tensor, mode: Aggregation, loss_scale_factor: float = 1.0) -> Tensor:
     """Weights w such that ``(w * loss).sum()`` is the aggregated loss of the whole batch.
 
-    Because they are made once from the whole batch, any split of it adds up to it. Episodes
-    without a single unit (filtered ones) count in no denominator.
+    They are computed from the whole batch, so the losses of its parts sum to the same, however it
+    is split. Episodes without any unit (filtered ones) count in no denominator.
 
     Args:
         mask: ``[N, T, U]`` true for units that count.
         mode: With n_i units in episode i, B episodes and N units in all:
 
-            - ``seq-mean-token-mean``, 1 / (B n_i): GRPO, GSPO, LOOP. The only one in which long
-              failures do not push probability down on balance.
+            - ``seq-mean-token-mean``, 1 / (B n_i): GRPO, GSPO, LOOP. The only mode in which long
+              failures do not lower probabilities on balance.
             - ``token-mean``, 1 / N: DAPO, CISPO.
             - ``seq-mean-token-sum``, 1 / B: REINFORCE and RLOO on the episode's log-probability.
             - ``seq-mean-token-sum-norm``, 1 / (B ``loss_scale_factor``): Dr. GRPO.

@@ -1,4 +1,4 @@
-"""Credit: from rewards to advantages."""
+"""Credit assignment: from rewards to advantages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 RewardScale = Literal["group", "batch", "none"]
 
-EQUAL = 1e-5  # returns closer than this share of their size are equal but for rounding
+EQUAL = 1e-5  # a relative difference of returns below this is rounding
 
 
 def group_relative(
@@ -19,13 +19,13 @@ def group_relative(
     epsilon: float = 1e-6,
     ddof: int = 1,
 ) -> Tensor:
-    """Advantage of each episode over the mean of its group (GRPO, arXiv 2402.03300).
+    """Advantage of each episode relative to its group (GRPO, arXiv 2402.03300).
 
     ``A_i = (R_i - mean) / (std + epsilon)``. A group whose returns are all equal gets zeros.
 
     Args:
         returns: ``[N]`` total reward of each episode.
-        group: ``[N]`` integer group of each episode.
+        group: ``[N]`` integer index of each episode's group.
         scale_rewards: Standard deviation of the ``group``, of the raw returns of the whole
             ``batch`` (Lite PPO, 2508.08221), or ``none`` (Dr. GRPO, 2503.20783).
         epsilon: Added to the standard deviation.
@@ -53,13 +53,13 @@ def group_relative(
 
 
 def leave_one_out(returns: Tensor, group: Tensor) -> Tensor:
-    """Advantage of each episode over the mean of the others of its group (RLOO, LOOP).
+    """Return of each episode minus the mean of the others of its group (RLOO, LOOP).
 
-    ``A_i = R_i - mean_{j != i} R_j``; neither divided by a standard deviation nor whitened.
+    ``A_i = R_i - mean_{j != i} R_j``; not divided by a standard deviation and not whitened.
 
     Args:
         returns: ``[N]`` total reward of each episode.
-        group: ``[N]`` integer group of each episode.
+        group: ``[N]`` integer index of each episode's group.
 
     Returns:
         ``[N]`` advantages; they sum to zero in each group.
@@ -75,12 +75,12 @@ def leave_one_out(returns: Tensor, group: Tensor) -> Tensor:
 
 
 def length_weighted_baseline(returns: Tensor, lengths: Tensor, group: Tensor) -> Tensor:
-    """Advantage over the length-weighted mean of the group (OPO, arXiv 2505.23585).
+    """Return minus the length-weighted mean of the group (OPO, arXiv 2505.23585).
 
     Args:
         returns: ``[N]`` total reward of each episode.
         lengths: ``[N]`` executed units of each episode.
-        group: ``[N]`` integer group of each episode.
+        group: ``[N]`` integer index of each episode's group.
     """
     index, _ = _groups(group, returns.dtype)
     lengths = lengths.to(returns.dtype)
@@ -88,15 +88,15 @@ def length_weighted_baseline(returns: Tensor, lengths: Tensor, group: Tensor) ->
 
 
 def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit variance under the weights (REINFORCE++, arXiv 2501.03262).
+    """Normalise to zero weighted mean and unit weighted variance (REINFORCE++, 2501.03262).
 
     Args:
-        values: ``[*]`` to whiten.
-        weight: ``[*]`` how many samples each value stands for, for instance executed units.
-        epsilon: Added to the variance, which is the unbiased one.
+        values: ``[*]`` values to normalise.
+        weight: ``[*]`` number of samples that each value counts as, for instance executed units.
+        epsilon: Added to the (unbiased) variance.
 
     Returns:
-        ``[*]``; zeros if the values that count are equal but for rounding.
+        ``[*]``; zeros if all values of positive weight are equal up to rounding.
     """
     total = weight.sum()
     mean = (weight * values).sum() / total
@@ -108,14 +108,15 @@ def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
 
 
 def has_contrast(returns: Tensor, size: float | None = None) -> bool:
-    """Whether returns differ by more than the rounding of sums of floats.
+    """Whether returns differ by more than floating-point rounding.
 
-    Relative to their size: returns of 1e-4 may differ by 1e-5, and those of 1000 by 1e-3 may not.
+    The tolerance is relative: a difference of 1e-5 counts for returns of 1e-4, and one of 1e-3 does
+    not for returns of 1000.
 
     Args:
-        returns: ``[n]``; an empty one has no contrast.
-        size: What they are compared with, where they are sums of larger numbers; None for the
-            largest of them.
+        returns: ``[n]``; without any there is no contrast.
+        size: Magnitude that the tolerance is relative to, for returns that are sums of larger
+            numbers; None for the largest return.
     """
     if not len(returns):
         return False
@@ -124,13 +125,13 @@ def has_contrast(returns: Tensor, size: float | None = None) -> bool:
 
 
 def whiten_advantages(advantage: Tensor, valid: Tensor, floor: float) -> Tensor:
-    """Zero mean and unit deviation over the decisions of a batch, never blown up from nearly none.
+    """Normalise the advantages of a batch to zero mean and unit variance, with a floor.
 
     Args:
         advantage: ``[N, T]``.
         valid: ``[N, T]`` bool, true for decisions that were made.
-        floor: Least deviation to divide by, in units of the advantages: where a critic's errors are
-            all that is left of them, they are not made as large as those of a batch that teaches.
+        floor: Smallest standard deviation to divide by, in units of the advantages, so that a batch
+            whose advantages are only errors of the critic is not magnified.
 
     Returns:
         ``[N, T]``, zero after the end of an episode.
@@ -149,19 +150,19 @@ def returns_to_go(
     final_value: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Discounted sum of this and all later rewards.
+    """Discounted sum of the current and all later rewards.
 
     Args:
         reward: ``[N, T]``, zero after the end of an episode.
         gamma: Discount per decision.
-        final_value: ``[N]`` value after the last decision; None for nothing.
+        final_value: ``[N]`` value after the last decision; None for 0.
         valid: ``[N, T]`` bool, true for decisions that were made; needed for a final value.
     """
     out = torch.zeros_like(reward)
     after = torch.zeros_like(reward[:, 0]) if final_value is None else final_value
     for t in reversed(range(reward.shape[1])):
         now = reward[:, t] + gamma * after
-        # Before the last decision nothing has happened yet: the final value waits there.
+        # Going backwards, padding comes first: it carries the final value to the last decision.
         after = now if valid is None else torch.where(valid[:, t], now, after)
         out[:, t] = now if valid is None else torch.where(valid[:, t], now, torch.zeros_like(now))
     return out
@@ -170,17 +171,17 @@ def returns_to_go(
 def process_supervision(
     reward: Tensor, scored: Tensor, group: Tensor, epsilon: float = 1e-6, ddof: int = 1
 ) -> Tensor:
-    """Step rewards normalised over all steps of the group, summed over later steps (GRPO, 4.1.3).
+    """Sum of normalised rewards from each step on, over the group's steps (GRPO, section 4.1.3).
 
     Args:
         reward: ``[N, T]`` reward of each step.
         scored: ``[N, T]`` bool, true where a step reward was given.
-        group: ``[N]`` integer group of each episode.
+        group: ``[N]`` integer index of each episode's group.
         epsilon: Added to the standard deviation.
         ddof: 1 for the sample, 0 for the population standard deviation.
 
     Returns:
-        ``[N, T]``: every unit is credited with the normalised rewards from its step on.
+        ``[N, T]`` advantages.
     """
     index, _ = _groups(group, reward.dtype)
     kept = torch.where(scored, reward, torch.zeros_like(reward))
@@ -205,13 +206,13 @@ def generalised_advantage(
         reward: ``[N, T]`` reward of each decision.
         value: ``[N, T]`` critic estimate at each decision.
         final_value: ``[N]`` critic estimate *after* the last decision of an episode that the time
-            limit cut; 0 for one that terminated. That is what keeps the two apart.
+            limit cut; 0 for one that terminated. This distinguishes the two.
         valid: ``[N, T]`` bool, true for decisions that were made.
         gamma: Discount per decision.
         gae_lambda: Trade-off between bias (0) and variance (1).
 
     Returns:
-        ``[N, T]`` advantages, zero after the end. Add ``value`` for the critic's targets.
+        ``[N, T]`` advantages, zero after the end; plus ``value`` they are the critic's targets.
     """
     out = torch.zeros_like(reward)
     after_value, after = final_value, torch.zeros_like(final_value)
@@ -219,14 +220,14 @@ def generalised_advantage(
         delta = reward[:, t] + gamma * after_value - value[:, t]
         now = delta + gamma * gae_lambda * after
         out[:, t] = torch.where(valid[:, t], now, torch.zeros_like(now))
-        # Before the last decision nothing has happened yet: the final value waits there.
+        # Going backwards, padding comes first: it carries the final value to the last decision.
         after = torch.where(valid[:, t], now, after)
         after_value = torch.where(valid[:, t], value[:, t], after_value)
     return out
 
 
 def _groups(group: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Groups numbered from 0, and the size of each."""
+    """Group indices renumbered from 0, and the size of each group."""
     _, index = torch.unique(group, return_inverse=True)
     return index, torch.bincount(index).to(dtype)
 
@@ -237,7 +238,7 @@ def _sum(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _contrast(returns: Tensor, index: Tensor) -> Tensor:
-    """Whether the returns of each one's group differ, as :func:`has_contrast` says."""
+    """For each episode, whether its group has contrast (:func:`has_contrast`)."""
 
     def extreme(values: Tensor, which: str) -> Tensor:
         out = torch.zeros(int(index.max()) + 1, dtype=returns.dtype)

@@ -1,15 +1,16 @@
-"""Log-densities and entropies of the distributions that action heads draw from, unit by unit.
+"""Log-densities and entropies of the distributions of action heads, unit by unit.
 
-**Correlated units.** Let every unit have a *normal score* e, the standard normal number of its
-rank: ``(x - mean) / std`` for a normal unit, :func:`normal_of_laplace` for a Laplace one. If the
-scores of the steps of a chunk are jointly normal with covariance C = L L' (ones on its diagonal),
-the joint density is that of the units by themselves times the density of a Gaussian copula. With
-``z = L^-1 e`` that splits into steps, each given the earlier ones:
+**Correlated units.** Let every unit have a *normal score* e, the standard normal number of equal
+quantile: ``(x - mean) / std`` for a normal unit, :func:`normal_of_laplace` for a Laplace one. If
+the scores of the steps of a chunk are jointly normal with covariance C = L L' (ones on its
+diagonal), the joint density is the product of the units' own densities times that of a Gaussian
+copula. With ``z = L^-1 e`` it factorises into steps, each conditioned on the earlier ones:
 
     log p(x_t | x_0 .. x_(t-1)) = log p(x_t) + log N(z_t) - log L_tt - log N(e_t).
 
-:func:`copula_logprob` gives the last three terms. They add up over the first steps of a chunk as
-over all of them, since L is triangular, and their gradient reaches the means of earlier steps.
+:func:`copula_logprob` returns the last three terms. Since L is triangular, their sum over the first
+steps of a chunk is the joint density of those steps; their gradient reaches the means of earlier
+steps.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ def laplace_entropy(log_scale: Tensor) -> Tensor:
 
 
 def laplace_of_normal(e: Tensor) -> Tensor:
-    """Laplace(0, 1) numbers that rank as standard normal ones do: ``quantile(Phi(e))``.
+    """Map standard normal numbers to Laplace(0, 1) ones of equal quantile, ``quantile(Phi(e))``.
 
-    A Gaussian copula: correlated standard normals become Laplace numbers each of which, by itself,
-    is exactly Laplace. The tail is taken from ``log Phi(-|e|)``, so it is right far beyond the
-    point where ``Phi(e)`` rounds to 1.
+    This is a Gaussian copula: correlated standard normals become correlated numbers whose marginal
+    distribution is exactly Laplace. The tail is computed from ``log Phi(-|e|)``, so it is accurate
+    far beyond the point where ``Phi(e)`` rounds to 1.
     """
     tail: Tensor = torch.special.log_ndtr(-e.abs())
     return -torch.sign(e) * (math.log(2) + tail)
 
 
 def normal_of_laplace(u: Tensor) -> Tensor:
-    """Standard normal numbers that rank as Laplace(0, 1) ones do, with gradient.
+    """Map Laplace(0, 1) numbers to standard normal ones of equal quantile, with gradient.
 
-    The inverse of :func:`laplace_of_normal`, right for any finite ``u``: beyond the range in which
-    ``exp(-|u|)`` is a number, the normal tail is inverted from its logarithm.
+    The inverse of :func:`laplace_of_normal`, accurate for any finite ``u``: where ``exp(-|u|)``
+    underflows, the normal tail is inverted from its logarithm.
     """
     found: Tensor = _NormalOfLaplace.apply(u)  # type: ignore[no-untyped-call]
     return found
@@ -71,7 +72,7 @@ class _NormalOfLaplace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
-        """Start from the quantile, or far out from its expansion; then a step of Newton's."""
+        """Start from the quantile or, in the tail, its expansion; then one Newton step."""
         tail = -u.double().abs() - math.log(2)
         near = -torch.special.ndtri(tail.clamp(min=-_FAR).exp())
         y = (-2 * tail - math.log(2 * math.pi)).clamp(min=math.e)
@@ -83,7 +84,7 @@ class _NormalOfLaplace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        """Through Mills' ratio."""
+        """Gradient through Mills' ratio."""
         (e,) = ctx.saved_tensors
         return gradient * _mills(e).to(gradient.dtype)
 
@@ -95,27 +96,27 @@ def _mills(e: Tensor) -> Tensor:
 
 
 def copula_logprob(e: Tensor, whitening: Tensor, known: Tensor) -> Tensor:
-    """What correlation adds to the log-densities of the steps of a chunk, in nats.
+    """Contribution of correlation to the log-densities of the steps of a chunk, in nats.
 
     Args:
         e: ``[*, H, A]`` normal scores of the units; those of one action dimension are correlated.
         whitening: ``[H, H]`` inverse ``L^-1`` of the Cholesky factor of their covariance given
-            ``known``; lower triangular. For the identity, nothing known, the result is exactly 0.
+            ``known``; lower triangular. With the identity and ``known`` 0 the result is exactly 0.
         known: ``[*, 1, A]`` mean of the scores, given what the density is conditioned on.
 
     Returns:
-        ``[*, H, A]``; what to add to the log-density of every unit by itself.
+        ``[*, H, A]``, to be added to the marginal log-density of every unit.
     """
     z = whitening @ (e - known)
     return 0.5 * (e.square() - z.square()) + whitening.diagonal().log()[:, None]
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """Clamp to [low, high]; where that holds x back, descent may only lead back.
+    """Clamp to [low, high], but let gradient descent bring x back into the range.
 
-    A clamp has no gradient outside, so what was once pushed out stays there. Here a gradient is
-    stopped only if descending along it would lead further out. Where several rows share x, bound it
-    before they part, so that their gradients are added up first.
+    An ordinary clamp has no gradient outside the range, so a parameter that left it stays outside.
+    Here a gradient is stopped only if descending along it would lead further out. If several rows
+    share x, bound it before expanding it to rows, so that their gradients are summed first.
     """
     found: Tensor = _Bounded.apply(x, low, high)  # type: ignore[no-untyped-call]
     return found
@@ -124,14 +125,14 @@ def bounded(x: Tensor, low: float, high: float) -> Tensor:
 class _Bounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        """As ``clamp``."""
+        """Clamp."""
         ctx.save_for_backward(x)
         ctx.range = low, high
         return x.clamp(low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """Descent moves x against its gradient."""
+        """Stop a gradient whose descent, which moves x against it, would lead further out."""
         (x,), (low, high) = ctx.saved_tensors, ctx.range
         leaves = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
         return gradient.masked_fill(leaves, 0.0), None, None

@@ -1,18 +1,18 @@
-"""Denoising diffusion: chains whose steps are normal laws.
+"""Denoising diffusion: chains whose steps are normal distributions.
 
-A sample ``x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps`` holds a share of an action ``x_0`` and
-of noise; ``alpha`` (the cumulative product, "alpha bar" in papers) rises to 1 as a chain denoises.
-Given what a network says ``x_0`` is, the step from ``alpha`` to ``alpha_next`` has the posterior
+A sample ``x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps`` is a mixture of an action ``x_0`` and
+noise; ``alpha`` (the cumulative product, "alpha bar" in papers) rises to 1 as a chain denoises.
+Given a network's prediction of ``x_0``, the step from ``alpha`` to ``alpha_next`` has the posterior
 
     N(sqrt(alpha_next) x_0 + sqrt(1 - alpha_next - variance) eps, variance),
     variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next),
 
-with ``eps`` what is left of the sample. This is a step of DDPM (Ho et al., 2020, arXiv 2006.11239),
-and of DDIM with eta = 1 where steps are left out (Song et al., 2020, arXiv 2010.02502); without the
-variance it is DDIM's step without noise. DPPO (Ren et al., 2024, arXiv 2409.00588) takes every step
-for an action of its own and the sum of their log-densities for a likelihood.
+where ``eps`` is the noise that the prediction implies. This is a step of DDPM (Ho et al., 2020,
+arXiv 2006.11239), or of DDIM with eta = 1 where steps are skipped (Song et al., 2020, arXiv
+2010.02502); with variance 0 it is the deterministic step of DDIM. DPPO (Ren et al., 2024, arXiv
+2409.00588) treats every step as an action and uses the sum of their log-densities as likelihood.
 
-Any shapes that broadcast.
+All shapes broadcast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 class Step(NamedTuple):
-    """The law of the next sample, ``N(mean, std^2)``, and where DDIM goes without noise."""
+    """Distribution ``N(mean, std^2)`` of the next sample; ``still`` is DDIM's noiseless step."""
 
     mean: Tensor
     std: Tensor
@@ -31,12 +31,12 @@ class Step(NamedTuple):
 
 
 def clean(sample: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """``x_0`` given the noise that is in a sample."""
+    """``x_0`` from a sample and its noise."""
     return (sample - (1 - alpha).sqrt() * noise) / alpha.sqrt()
 
 
 def noised(action: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """``x_t``, a share of an action and of noise."""
+    """``x_t`` from an action and noise."""
     return alpha.sqrt() * action + (1 - alpha).sqrt() * noise
 
 
@@ -45,9 +45,9 @@ def step(sample: Tensor, action: Tensor, alpha: Tensor, alpha_next: Tensor) -> S
 
     Args:
         sample: ``x_t``.
-        action: ``x_0`` as the network says.
-        alpha: Of the sample, in (0, 1).
-        alpha_next: Of the next one, in (alpha, 1]; at 1 the standard deviation is 0.
+        action: ``x_0`` as the network predicts it.
+        alpha: ``alpha`` of the sample, in (0, 1).
+        alpha_next: ``alpha`` of the next sample, in (alpha, 1]; at 1 the standard deviation is 0.
     """
     noise = (sample - alpha.sqrt() * action) / (1 - alpha).sqrt()
     variance = (1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)

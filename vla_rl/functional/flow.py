@@ -3,20 +3,20 @@
 Time tau runs from 0 (noise) to 1 (action) over S equal steps, ``delta = 1 / S``. Between noise
 ``eps ~ N(0, 1)`` and an action A lies ``A^tau = tau A + (1 - tau) eps``; the velocity
 ``v = E[A - eps | A^tau]`` carries one to the other along ``dA = v dtau`` (Lipman et al., 2022,
-arXiv 2210.02747). Models that count the other way (t = 1 is noise) have ``t = 1 - tau`` and the
-velocity's sign turned.
+arXiv 2210.02747). Models with reversed time (t = 1 is noise) have ``t = 1 - tau`` and the opposite
+sign of the velocity.
 
 **An SDE with the same marginals.** From ``E[A | A^tau] = A^tau + (1 - tau) v`` follows
-``E[eps | A^tau] = A^tau - tau v``, and with it the score of the law of ``A^tau``,
+``E[eps | A^tau] = A^tau - tau v``, and with it the score of the distribution of ``A^tau``,
 
     score = -E[eps | A^tau] / (1 - tau) = -(A^tau - tau v) / (1 - tau).
 
-By the Fokker-Planck equation ``dA = [v + sigma^2 / 2 * score] dtau + sigma dW`` then has at every
-tau the law that the ODE has, whatever sigma is: the added drift undoes the spreading. With
+By the Fokker-Planck equation ``dA = [v + sigma^2 / 2 * score] dtau + sigma dW`` then has the same
+marginal distributions as the ODE for any sigma: the added drift cancels the diffusion. With
 ``sigma = a sqrt((1 - tau) / tau)`` this is the SDE of Flow-GRPO (Liu et al., 2025, arXiv
-2505.05470, which counts time the other way) and of piRL's Flow-SDE (2025, arXiv 2510.25889).
-Noise may be correlated between units: if eps and dW share one covariance, nothing above changes,
-as it cancels between score and diffusion.
+2505.05470, with reversed time) and of piRL's Flow-SDE (2025, arXiv 2510.25889).
+Noise may be correlated between units: if eps and dW have the same covariance, it cancels between
+score and diffusion, and nothing above changes.
 
 Shapes: ``K`` units of a chunk come last, ``S`` steps before them, any axes before those.
 """
@@ -33,7 +33,7 @@ def grid(steps: int) -> Tensor:
     """Times ``[S + 1]`` from 0 to 1 in equal steps.
 
     Raises:
-        ValueError: If there is no step.
+        ValueError: If there are less than 1.
     """
     if steps < 1:
         raise ValueError(f"a denoising chain needs at least 1 step, got {steps}")
@@ -41,7 +41,7 @@ def grid(steps: int) -> Tensor:
 
 
 def blend(actions: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-    """``A^tau``, a share tau in [0, 1] of the way from noise to actions; all broadcast."""
+    """``A^tau``, interpolated from noise (tau 0) to actions (tau 1); all arguments broadcast."""
     return tau * actions + (1 - tau) * noise
 
 
@@ -49,13 +49,13 @@ def matching_loss(velocity: Tensor, actions: Tensor, noise: Tensor, mask: Tensor
     """Conditional flow matching: mean squared error of the velocity against ``A - eps``.
 
     Args:
-        velocity: ``[*, K]`` what the network says at ``A^tau``.
-        actions: ``[*, K]`` A; may be anything finite where masked.
+        velocity: ``[*, K]`` the network's prediction at ``A^tau``.
+        actions: ``[*, K]`` A; any finite numbers where masked.
         noise: ``[*, K]`` eps.
         mask: ``[*, K]`` true for units that count.
 
     Returns:
-        A scalar; 0 if nothing counts.
+        A scalar; 0 if no unit counts.
     """
     weight = mask.to(velocity.dtype).expand_as(velocity)
     error = ((velocity - (actions - noise)).square() * weight).sum()
@@ -65,8 +65,8 @@ def matching_loss(velocity: Tensor, actions: Tensor, noise: Tensor, mask: Tensor
 def sigma(tau: Tensor, level: float, steps: int) -> Tensor:
     """Diffusion ``a sqrt((1 - tau) / tau)`` at the beginning of a step.
 
-    It diverges at tau = 0. There the denominator is the next grid point, ``1 / S``, as in
-    Flow-GRPO, so that the first step adds noise of standard deviation a.
+    It diverges at tau = 0, where the denominator is replaced by the next grid point, ``1 / S``, as
+    in Flow-GRPO, so that the first step adds noise of standard deviation a.
 
     Args:
         tau: ``[*]`` in [0, 1).
@@ -79,7 +79,7 @@ def sigma(tau: Tensor, level: float, steps: int) -> Tensor:
 def sde_step(
     sample: Tensor, velocity: Tensor, tau: Tensor, diffusion: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """The law of the next sample: one Euler-Maruyama step of the SDE above.
+    """Distribution of the next sample: one Euler-Maruyama step of the SDE above.
 
     Args:
         sample: ``[*, K]`` A^tau.
@@ -99,12 +99,12 @@ def sde_step(
 def chain_logprob(chain: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Log-density of a chain: ``log N(A^0; 0, 1) + sum_k log N(A^(k+1); mean_k, std_k^2)``.
 
-    Every unit has its own; they add up to the joint density where the noise is independent.
+    There is one per unit; with independent noise they sum to the joint log-density.
 
     Args:
         chain: ``[*, S + 1, K]`` from noise to action.
-        mean: ``[*, S, K]`` of every next sample.
-        log_std: Broadcasts to ``[*, S, K]``.
+        mean: ``[*, S, K]`` means of the next samples.
+        log_std: Logarithms of their standard deviations; broadcasts to ``[*, S, K]``.
 
     Returns:
         ``[*, K]`` in nats.
@@ -115,6 +115,6 @@ def chain_logprob(chain: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def chain_entropy(log_std: Tensor) -> Tensor:
-    """Entropy of the noise of a chain of laws ``[*, S, K]``, unit by unit ``[*, K]``, in nats."""
+    """Entropy ``[*, K]`` of every unit of a chain with ``log_std`` ``[*, S, K]``, in nats."""
     start = normal_entropy(torch.zeros_like(log_std[..., 0, :]))
     return start + normal_entropy(log_std).sum(-2)

@@ -1,4 +1,4 @@
-"""Importance ratios, at the level at which an algorithm takes them, and divergences."""
+"""Importance ratios at the level that an algorithm uses, and KL divergences."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def log_ratio(
     """Log of the importance ratio of every unit.
 
     ``token``, ``action`` and ``chunk`` have one ratio per unit (after :func:`at_level`). The others
-    have one per episode, which all of its units share: ``trajectory`` the plain product of the
-    unit ratios (TRL's RLOO), ``sequence`` their geometric mean (GSPO, arXiv 2507.18071, eq. 7), and
-    ``sequence_token`` the same value with the gradient of each unit alone (GSPO-token, eq. 14).
+    have one per episode, which all of its units share: ``trajectory`` is the product of the ratios
+    of units (TRL's RLOO), ``sequence`` their geometric mean (GSPO, arXiv 2507.18071, eq. 7), and
+    ``sequence_token`` has that value with the gradient of each unit alone (GSPO-token, eq. 14).
 
     Args:
         logprob: ``[R, U]`` under the policy being trained, with gradient.
         old_logprob: ``[R, U]`` stored at acting.
         mask: ``[R, U]`` true for units that count.
-        level: See above.
-        episode: ``[R]`` integer; rows of one episode must all be there for an episode level.
+        level: One of ``RATIO_LEVELS``, see above.
+        episode: ``[R]`` integer; an episode level needs all rows of each episode.
 
     Returns:
         ``[R, U]``, clamped to +-20; zero for masked units of unit levels.
@@ -88,14 +88,14 @@ def divergence(
     """Estimate of KL(policy || reference) from samples of the policy (Schulman, 2020).
 
     ``k1 = log p - log q``; ``k2 = k1^2 / 2``; ``k3 = exp(-k1) + k1 - 1``. As a *loss* the mean of
-    k1 has no gradient in expectation and k3 descends the opposite KL; weight k3 with the ratio to
-    correct that. As a *reward* k1 is the right one.
+    k1 has zero expected gradient and that of k3 minimises KL(reference || policy), unless it is
+    weighted by the ratio. As a *reward*, k1 is unbiased.
 
     Args:
         logprob: ``[*]`` under the policy.
         reference: ``[*]`` under the reference.
         mask: ``[*]`` true for units that count.
-        estimator: ``k1``, ``k2`` or ``k3`` (which is cut at 10).
+        estimator: ``k1``, ``k2`` or ``k3`` (clamped to at most 10).
 
     Returns:
         ``[*]``, zero where masked.
@@ -116,9 +116,9 @@ def divergence(
 def importance_weight(
     old_logprob: Tensor, rollout_logprob: Tensor, mask: Tensor, clip_max: float
 ) -> Tensor:
-    """Truncated importance weight of every unit, for rollouts by another engine (TIS).
+    """Truncated importance weight of every unit, for rollouts by a different engine (TIS).
 
-    ``min(old / rollout, clip_max)``, where *old* is what the learner's own network says of the
+    ``min(old / rollout, clip_max)``, where *old* is computed by the learner's network with the
     weights that acted; zero where masked, and without gradient.
 
     Args:
@@ -132,7 +132,7 @@ def importance_weight(
 
 
 def episode_sum(values: Tensor, episode: Tensor) -> Tensor:
-    """``[R, U]`` summed over all units of the rows of an episode, ``[R]`` (equal within one)."""
+    """Sum ``[R, U]`` over all units and rows of each episode; ``[R]``, equal within an episode."""
     _, index = torch.unique(episode, return_inverse=True)
     total = torch.zeros(int(index.max()) + 1, dtype=values.dtype)
     return total.index_add(0, index, values.sum(1))[index]

@@ -10,10 +10,10 @@ Numbers = NDArray[np.floating]
 
 
 def keep_best(score: Numbers, count: int) -> Bools:
-    """The paper's rule: the ``count`` lowest scores, ties by position.
+    """The paper's rule: keep the ``count`` lowest scores; ties are broken by position.
 
-    With binary success and failures that run to the time limit this keeps successes only, so
-    that nothing is left to compare: use one of the other two rules for robots.
+    With binary success and failures that run to the time limit this keeps successes only, which
+    leaves no contrast: use one of the other two rules for robots.
 
     Args:
         score: ``[G]`` lower is better.
@@ -28,11 +28,11 @@ def keep_best(score: Numbers, count: int) -> Bools:
 
 
 def keep_stratified(score: Numbers, success: Bools, count: int) -> Bools:
-    """Successes and failures in the proportion of the whole group; the best successes.
+    """Keep successes and failures in the group's proportion, choosing the best successes.
 
-    ``round(count * failure rate)`` failures are kept (at least one if there is any, and room for at
-    least one success if there is any), the earliest of the group, because an attribute says little
-    about a failure; the rest are the successes with the lowest scores.
+    ``round(count * failure rate)`` failures are kept, at least one if there is any, and so few that
+    at least one success is kept if there is any. They are the first of the group, because an
+    attribute means little for a failure. The rest are the successes with the lowest scores.
 
     Args:
         score: ``[G]`` lower is better.
@@ -51,10 +51,10 @@ def keep_stratified(score: Numbers, success: Bools, count: int) -> Bools:
 
 
 def keep_fast_successes(score: Numbers, success: Bools, count: int) -> Bools:
-    """Every failure, and the ``count`` successes with the lowest scores.
+    """Keep every failure, and the ``count`` successes with the lowest scores.
 
-    Meant to be used after advantages were normalised over the whole group: the slow successes then
-    get no push, and the fast ones keep theirs.
+    Meant for advantages that were normalised over the whole group: dropping the slow successes then
+    leaves the advantages of the fast ones unchanged.
     """
     return (keep_best(np.where(success, score, np.inf), count) & success) | ~success
 
@@ -62,14 +62,14 @@ def keep_fast_successes(score: Numbers, success: Bools, count: int) -> Bools:
 def adaptive_size(
     mean_reward: float, history: Numbers, sizes: tuple[int, int, int, int], ready: int
 ) -> int:
-    """How many members to keep of a group, by how hard its start is (GFPO, algorithm 2).
+    """Number of members to keep of a group, by the difficulty of its start (GFPO, algorithm 2).
 
     Args:
         mean_reward: Mean return of the group; it must already be in the history.
         history: ``[M]`` mean returns of the groups seen so far.
-        sizes: To keep of very hard, hard, medium and easy groups: those below the first, second
-            and third quartile of the history, and the rest. A tie counts as the easier.
-        ready: Before so many groups were seen, the size for very hard ones is used.
+        sizes: Numbers for very hard, hard, medium and easy groups: those below the first, second
+            and third quartile of the history, and the rest. A tie counts as the easier one.
+        ready: With fewer groups in the history, the number for very hard groups is used.
     """
     if len(history) < ready:
         return sizes[0]

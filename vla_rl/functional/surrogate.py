@@ -1,4 +1,4 @@
-"""Surrogate losses: what stands in for the expected return while a batch is reused."""
+"""Surrogate losses, which replace the expected return while a batch is reused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VESPO_SHAPE = ((2.0, 3.0), (3.0, 2.0))  # (k, lambda), likewise (arXiv 2602.1069
 
 
 class Surrogate(NamedTuple):
-    """Unit-wise policy loss and what the clip did.
+    """Policy loss of every unit, and which units were clipped.
 
     Attributes:
         loss: ``[R, U]``, to be minimised; zero where masked.
@@ -31,17 +31,17 @@ class Surrogate(NamedTuple):
 
 
 class Units(NamedTuple):
-    """What a policy loss is made of.
+    """Inputs of a policy loss.
 
     Attributes:
         logprob: ``[R, U]`` under the policy being trained, with gradient.
-        log_ratio: ``[R, U]`` of the chosen level (:func:`vla_rl.functional.log_ratio`).
-        advantage: ``[R, U]``.
+        log_ratio: ``[R, U]`` log-ratios at the chosen level (:func:`vla_rl.functional.log_ratio`).
+        advantage: ``[R, U]`` advantages.
         mask: ``[R, U]`` true for units that count.
-        episode: ``[R]`` to which episode a row belongs.
+        episode: ``[R]`` index of each row's episode.
         low: Clip range below a ratio of 1.
         high: Clip range above a ratio of 1.
-        ceiling: Dual clip, 0 for none.
+        ceiling: Dual clip; 0 for none.
     """
 
     logprob: Tensor
@@ -55,15 +55,15 @@ class Units(NamedTuple):
 
     @property
     def unclipped(self) -> Tensor:
-        """``[R, U]`` false: no unit was."""
+        """``[R, U]`` false, for losses without a clip."""
         return torch.zeros_like(self.mask)
 
 
 def ppo_clip(units: Units) -> Surrogate:
     """The pessimistic clipped ratio (PPO, arXiv 1707.06347, eq. 7).
 
-    With a ``ceiling`` above 1 also dual clip (arXiv 1912.09729, eq. 5), which bounds what a single
-    unlikely action with negative advantage can do.
+    A ``ceiling`` above 1 adds the dual clip (arXiv 1912.09729, eq. 5), which bounds the influence
+    of a single unlikely action with negative advantage.
     """
     ratio = units.log_ratio.exp()
     bounded = ratio.clamp(1 - units.low, 1 + units.high)
@@ -108,7 +108,7 @@ def gmpo(units: Units) -> Surrogate:
 
 
 def vespo(units: Units) -> Surrogate:
-    """A smooth function of the whole episode's ratio as weight (arXiv 2602.10693)."""
+    """A smooth function of the episode's ratio as weight (arXiv 2602.10693)."""
     counted = torch.where(units.mask, units.log_ratio, torch.zeros_like(units.log_ratio))
     total = episode_sum(counted, units.episode)[:, None].expand_as(units.log_ratio).detach()
     (k_up, l_up), (k_down, l_down) = VESPO_SHAPE
@@ -119,7 +119,7 @@ def vespo(units: Units) -> Surrogate:
 
 
 def reinforce(units: Units) -> Surrogate:
-    """No ratio at all; right only for the first step on a batch."""
+    """No ratio; unbiased only for the first step on a batch."""
     return Surrogate(-units.advantage * units.logprob, units.unclipped)
 
 
@@ -144,18 +144,18 @@ def surrogate_loss(
     clip_ratio_high: float,
     clip_ratio_c: float = 0.0,
 ) -> Surrogate:
-    """Policy loss of every unit.
+    """Compute the policy loss of every unit.
 
     Args:
-        loss_type: A name in ``SURROGATES``; the functions say what they are.
+        loss_type: A name in ``SURROGATES``, whose functions are documented above.
         logprob: ``[R, U]`` under the policy being trained, with gradient.
-        log_ratio: ``[R, U]`` of the chosen level (:func:`vla_rl.functional.log_ratio`).
+        log_ratio: ``[R, U]`` log-ratios at the chosen level (:func:`vla_rl.functional.log_ratio`).
         advantage: Broadcastable to ``[R, U]``.
         mask: ``[R, U]`` true for units that count.
-        episode: ``[R]``; only ``gmpo`` and ``vespo`` look at it.
+        episode: ``[R]`` index of each row's episode; only ``gmpo`` and ``vespo`` use it.
         clip_ratio_low: Clip range below a ratio of 1.
         clip_ratio_high: Clip range above a ratio of 1.
-        clip_ratio_c: Dual clip of ``ppo_clip``, 0 for none.
+        clip_ratio_c: Dual clip of ``ppo_clip``; 0 for none.
 
     Raises:
         ValueError: If the loss type is unknown.
@@ -172,7 +172,7 @@ def surrogate_loss(
 def clipped_value_loss(
     value: Tensor, old_value: Tensor, target: Tensor, cliprange_value: float
 ) -> Tensor:
-    """Squared error of the critic, not rewarded for leaving the old estimate (PPO2).
+    """Squared error of the critic, clipped around the old estimate (PPO2).
 
     ``max((V - R)^2, (clip(V, V_old +- c) - R)^2) / 2`` for every decision.
 
@@ -180,7 +180,7 @@ def clipped_value_loss(
         value: ``[*]`` with gradient.
         old_value: ``[*]`` stored at acting.
         target: ``[*]`` return to fit.
-        cliprange_value: c, in units of reward; 0 leaves the plain squared error.
+        cliprange_value: c, in the units of ``value``; 0 for the plain squared error.
     """
     plain = (value - target).square()
     if cliprange_value == 0:

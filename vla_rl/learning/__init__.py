@@ -1,6 +1,6 @@
-"""What algorithms and supervised learning share: the learner, the update, what it logs.
+"""What algorithms and supervised learning share: the learner, the update and its logging.
 
-An algorithm that inherits the shared update imports these from here::
+An algorithm that inherits the shared update imports from here::
 
     from vla_rl.learning import Credit, PolicyGradient
 """

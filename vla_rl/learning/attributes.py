@@ -1,7 +1,7 @@
-"""What an episode cost, as a number: attributes to select by (GFPO). Lower is better.
+"""Attributes of an episode by which GFPO selects, such as its length. Lower is better.
 
-All are pure functions of a trajectory, without its images: of several processes only one has those.
-Actions are the suite's own, in [-1, 1].
+All are pure functions of a trajectory without its images, which only one process has.
+Actions are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Attribute = Callable[[Trajectory], float]
 
 
 def decisions(trajectory: Trajectory) -> float:
-    """Number of policy calls: what inference costs."""
+    """Number of policy calls (the cost of inference)."""
     return float(trajectory.decisions)
 
 
 def steps(trajectory: Trajectory) -> float:
-    """Number of executed environment steps: how long the robot moved."""
+    """Number of executed environment steps."""
     return float(trajectory.steps)
 
 
 def path_length(trajectory: Trajectory) -> float:
-    """Length of the way that proprioception's first three numbers went, seen at decisions.
+    """Path length of the first three numbers of proprioception, sampled at decisions.
 
     In Meta-World and most arms under Cartesian control these are the gripper's position in metres.
     """
@@ -37,23 +37,23 @@ def path_length(trajectory: Trajectory) -> float:
 
 
 def action_energy(trajectory: Trajectory) -> float:
-    """Sum of squared actions (torques are not known to every suite)."""
+    """Sum of squared actions (not every suite knows torques)."""
     return float(np.square(_executed(trajectory)).sum())
 
 
 def jerk(trajectory: Trajectory) -> float:
-    """Mean squared second difference of actions: the third of position under velocity control."""
+    """Mean squared second difference of actions; of velocities, that is the jerk of the motion."""
     second = np.diff(_executed(trajectory), n=2, axis=0)
     return float(np.square(second).sum(1).mean()) if len(second) else 0.0
 
 
 def gripper_toggles(trajectory: Trajectory) -> float:
-    """How often the last action dimension, by convention the gripper, changed its sign."""
+    """Number of sign changes of the last action dimension, by convention the gripper."""
     return float((np.diff(np.sign(_executed(trajectory)[:, -1])) != 0).sum())
 
 
 def surprise(trajectory: Trajectory) -> float:
-    """Mean negative log-probability of the executed actions under the policy that acted, nats."""
+    """Mean negative log-probability of executed actions under the policy that acted, in nats."""
     units = trajectory.chunk.logprob.shape[1] // trajectory.executed.shape[1]
     executed = np.repeat(trajectory.executed, units, axis=1)
     return float(-trajectory.chunk.logprob[executed].mean())
@@ -66,17 +66,17 @@ BUILT_IN: dict[str, Attribute] = {
 
 
 def named(name: str) -> Attribute:
-    """An attribute by name, or a user's own by dotted path (`package.module.function`).
+    """Look up an attribute by name, or a user's own by dotted path (`package.module.function`).
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such attribute.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
     module, _, function = name.rpartition(".")
     if not module:
         raise ValueError(
-            plugins.unknown("attribute", name, BUILT_IN) + ", or package.module.function of yours"
+            plugins.unknown("attribute", name, BUILT_IN) + ", or a path package.module.function"
         )
     try:
         found: Attribute = getattr(importlib.import_module(module), function)
@@ -86,5 +86,5 @@ def named(name: str) -> Attribute:
 
 
 def _executed(trajectory: Trajectory) -> Floats:
-    """``[L, A]`` actions that were carried out."""
+    """``[L, A]`` actions that were executed."""
     return trajectory.chunk.actions[trajectory.executed]

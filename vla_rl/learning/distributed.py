@@ -1,8 +1,8 @@
-"""Several processes that train one policy (`torchrun`), or one that is alone.
+"""Training in several processes (`torchrun`), or in a single one.
 
-Every rank plays its share of the groups and tells the others the numbers of each episode; images
-stay where they were seen. Each computes the gradient of those decisions of a minibatch that it made
-itself, and the sum is the gradient that a single process would have computed.
+Every rank plays its share of the groups and sends the others the numbers of each episode; images
+stay where they were rendered. Each computes the gradient of those decisions of a minibatch that it
+played; their sum is the gradient that one process would compute.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others.
+    """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: Number of this process, from 0.
-        size: How many there are.
-        size_here: How many of them share this machine.
+        rank: Index of this process, from 0.
+        size: Number of processes.
+        size_here: Number of processes on this machine.
     """
 
     rank: int = 0
@@ -36,21 +36,21 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Every ``size``-th item, from the ``rank``-th on."""
+        """This rank's items: every ``size``-th one, starting with number ``rank``."""
         return list(items[self.rank :: self.size])
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place; bit-equal on all of them."""
+        """Sum a tensor over ranks, in place; the result is bit-equal on all ranks."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """One result for each item that :meth:`share` gave to the ranks, in the first order.
+        """Gather the results of items divided by :meth:`share`, in the order of all items.
 
         Raises:
             ValueError: If a rank has more or fewer than its share; see :meth:`all_gather`.
@@ -68,15 +68,15 @@ class Ranks:
         return whole
 
     def all_gather(self, items: Sequence[T]) -> list[T]:
-        """What all the ranks have, however much each, one rank after the other."""
+        """Concatenate the items of all ranks, which may differ in number."""
         return [item for part in self._by_rank(items) for item in part]
 
     def any(self, flag: bool) -> bool:
-        """Whether a rank says so."""
+        """Whether the flag is true on any rank."""
         return bool(self.total(torch.tensor([flag], dtype=torch.int64)))
 
     def on_main(self, action: Callable[[], None]) -> None:
-        """Let the main process do it; the others wait, and fail with the same error if it does."""
+        """Run an action on the main process only; if it fails, all ranks raise the same error."""
         errors: list[Exception] = []
         if self.is_main:
             try:
@@ -99,14 +99,14 @@ ALONE = Ranks()
 
 @contextmanager
 def join(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the other processes that `torchrun` started, and leave them at the end.
+    """Join the process group of `torchrun`, and leave it at the end.
 
     Args:
-        device: ``"cpu"``, or ``"cuda"`` for one GPU per process, chosen by ``LOCAL_RANK``. That
-            becomes the current one, so join before anything is moved there.
+        device: ``"cpu"``, or ``"cuda"`` for one GPU per process, chosen by ``LOCAL_RANK``. It
+            becomes the current device, so call this before moving anything to a GPU.
 
     Yields:
-        This process among the others; :data:`ALONE` without `torchrun`.
+        The ranks as seen from this process; :data:`ALONE` without `torchrun`.
 
     Raises:
         ValueError: If there are more processes than GPUs on this machine.
@@ -120,7 +120,7 @@ def join(device: str = "cpu") -> Iterator[Ranks]:
         gpus = torch.cuda.device_count()
         if local > gpus:
             raise ValueError(
-                f"{local} processes were started here, with {gpus} GPUs: start one process per "
+                f"{local} processes were started on a machine with {gpus} GPUs: start one per "
                 "GPU, or add --device cpu"
             )
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

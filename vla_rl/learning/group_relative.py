@@ -1,4 +1,4 @@
-"""Algorithms that compare rollouts of one start: no critic, the group is the baseline."""
+"""Algorithms that compare rollouts from one start: the group is the baseline, not a critic."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ TO_GO = ("grpo_process", "reinforce_plus_plus")  # advantages of single decision
 
 @dataclass(frozen=True)
 class GroupRelative(PolicyGradient):
-    """The options of every algorithm that takes its baseline from other rollouts."""
+    """Settings of every algorithm whose baseline comes from other rollouts."""
 
     adv_estimator: Estimator = "grpo"
-    """Advantage: `grpo` (over the group's mean, scaled), `grpo_process` (normalised rewards of
-    single decisions, summed to the end; for dense rewards), `rloo` (over the mean of the others),
-    `opo` (over the length-weighted mean), `reinforce_plus_plus` (the rewards from each decision on,
-    whitened over the batch) or
-    `reinforce_plus_plus_baseline` (over the group's mean, then whitened)."""
+    """Advantage estimator: `grpo` (return minus the group's mean, scaled), `grpo_process`
+    (normalised rewards of single decisions, summed to the end; for dense rewards), `rloo` (return
+    minus the mean of the others), `opo` (return minus the length-weighted mean),
+    `reinforce_plus_plus` (reward-to-go of each decision, whitened over the batch) or
+    `reinforce_plus_plus_baseline` (return minus the group's mean, whitened)."""
     scale_rewards: F.RewardScale = "group"
-    """What `grpo` divides by: standard deviation of the `group`, of the `batch`, or `none`."""
+    """Divisor of `grpo` advantages: standard deviation of the `group` or the `batch`, or `none`."""
     filter_lower: float = 0.0
-    """Groups with a smaller share of successes are dropped."""
+    """Smallest share of successes in a group, in [0, 1]; groups below it are dropped."""
     filter_upper: float = 1.0
-    """Groups with a larger share of successes are dropped."""
+    """Largest share of successes in a group, in [0, 1]; groups above it are dropped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,14 +54,14 @@ class GroupRelative(PolicyGradient):
             )
 
     def keep(self, group: Group) -> bool:
-        """Whether returns differ (if that matters) and the share of successes is in its window."""
+        """Whether the share of successes is allowed and, if needed, the group has contrast."""
         contrast = self._has_contrast(group)
         solved = sum(t.success for t in group) / len(group)
         inside = self.filter_lower <= solved <= self.filter_upper
         return inside and (contrast or self.adv_estimator in WITHOUT_GROUPS)
 
     def _has_contrast(self, group: Group) -> bool:
-        """Whether there is anything to compare: in the rewards of steps, or else in the returns."""
+        """Whether the returns differ or, where single decisions are credited, the rewards do."""
         steps = torch.from_numpy(np.concatenate([t.reward for t in group]))
         if self.credits_decisions:
             return F.has_contrast(steps)
@@ -70,22 +70,22 @@ class GroupRelative(PolicyGradient):
 
     @property
     def credits_decisions(self) -> bool:
-        """Whether single decisions are credited with what came after them."""
+        """Whether single decisions are credited with the rewards that follow them."""
         return self.adv_estimator in TO_GO
 
     def credit(self, batch: RolloutBatch, reward: Tensor, state: Any) -> Credit:
-        """Advantages of the chosen estimator."""
+        """Compute advantages with the chosen estimator."""
         return Credit(batch, self.advantage(batch, reward))
 
     def advantage(self, batch: RolloutBatch, reward: Tensor) -> Tensor:
-        """``[N]`` or ``[N, T]`` from ``[N, T]`` rewards."""
+        """Advantages ``[N]`` or ``[N, T]`` from rewards ``[N, T]``."""
         if self.adv_estimator not in ESTIMATORS:
             raise ValueError(unknown("adv_estimator", self.adv_estimator, ESTIMATORS))
         return ESTIMATORS[self.adv_estimator](batch, reward, self)
 
 
 def grpo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
-    """The return over the group's mean, scaled by ``scale_rewards``."""
+    """Return minus the group's mean, scaled as ``scale_rewards`` says."""
     return F.group_relative(reward.sum(1), _group(batch), settings.scale_rewards)
 
 
@@ -95,19 +95,19 @@ def grpo_process(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -
 
 
 def rloo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
-    """The return over the mean of the others."""
+    """Return minus the mean of the other members."""
     return F.leave_one_out(reward.sum(1), _group(batch))
 
 
 def opo(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
-    """The return over the length-weighted mean."""
+    """Return minus the length-weighted mean of the group."""
     returns = reward.sum(1)
     units = torch.from_numpy(batch.mask).flatten(1).sum(1).to(returns.dtype)
     return F.length_weighted_baseline(returns, units, _group(batch))
 
 
 def reinforce_plus_plus(batch: RolloutBatch, reward: Tensor, settings: GroupRelative) -> Tensor:
-    """Rewards to go, whitened over the batch: what came before a decision is no merit of it."""
+    """Rewards-to-go, whitened over the batch."""
     weight = torch.from_numpy(batch.mask).sum(2).to(reward.dtype)
     return F.whiten(F.returns_to_go(reward), weight)
 
@@ -115,9 +115,9 @@ def reinforce_plus_plus(batch: RolloutBatch, reward: Tensor, settings: GroupRela
 def reinforce_plus_plus_baseline(
     batch: RolloutBatch, reward: Tensor, settings: GroupRelative
 ) -> Tensor:
-    """The return over the group's mean, whitened with one weight per episode.
+    """Return minus the group's mean, whitened with equal weight for every episode.
 
-    Weighted by units, long failures would set the scale.
+    With a weight for every unit, long failures would dominate the scale.
     """
     centred = F.group_relative(reward.sum(1), _group(batch), "none")
     return F.whiten(centred, torch.ones_like(centred))
@@ -135,4 +135,4 @@ ESTIMATORS: dict[str, Callable[[RolloutBatch, Tensor, GroupRelative], Tensor]] =
     "reinforce_plus_plus": reinforce_plus_plus,
     "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
 }
-"""From a batch and its ``[N, T]`` rewards to advantages, ``[N]`` or ``[N, T]``."""
+"""Maps a batch and its ``[N, T]`` rewards to advantages ``[N]`` or ``[N, T]``."""

@@ -18,19 +18,19 @@ from vla_rl.types import Bools, Demonstration, EpisodeSpec
 
 
 def held_out(specs: Sequence[EpisodeSpec], share: float, seed: int) -> Bools:
-    """Which demonstrations are kept for validation: whole starts, never a part of one.
+    """Choose the demonstrations to hold out for validation, always all those of a start.
 
-    Rows of one episode are alike, and so are episodes from one start: with some of them on either
-    side, the held-out loss would only show how well the others were learned by heart.
+    Steps of one episode are alike, and so are episodes from one start: divided between both sides,
+    they would make the held-out loss measure memorisation.
 
     Args:
         specs: Start of each of n demonstrations.
-        share: Of the starts of every task, in [0, 1); at least one start stays on either side. 0
-            holds out none.
-        seed: Of the draw.
+        share: Share of each task's starts to hold out, in [0, 1); at least one start is on either
+            side. 0 holds out none.
+        seed: Seed of the draw.
 
     Returns:
-        ``[n]`` bool.
+        ``[n]`` bool, true for held-out demonstrations.
 
     Raises:
         ValueError: If there is only one start of a task.
@@ -48,7 +48,7 @@ def held_out(specs: Sequence[EpisodeSpec], share: float, seed: int) -> Bools:
         if len(seeds) < 2:
             raise ValueError(
                 f"validation_share {share} needs demonstrations of {task} from at least 2 starts, "
-                "one to learn from and one to hold out, and there is 1: record more, or use "
+                "one to train on and one to hold out, but there is only 1: record more, or use "
                 "validation_share 0"
             )
         count = min(max(round(share * len(seeds)), 1), len(seeds) - 1)
@@ -57,7 +57,7 @@ def held_out(specs: Sequence[EpisodeSpec], share: float, seed: int) -> Bools:
 
 
 class Split(NamedTuple):
-    """Demonstrations to learn from, and those that are held out, if any are."""
+    """Demonstrations to train on, and the held-out ones, if any."""
 
     learned: ChunkDataset
     held_out: ChunkDataset | None
@@ -70,17 +70,17 @@ def split(
     seed: int,
     also: Sequence[Demonstration] = (),
 ) -> Split:
-    """Chunks of demonstrations, whole starts of them held out (:func:`held_out`).
+    """Divide demonstrations into chunks to train on and held-out chunks (:func:`held_out`).
 
     Args:
-        demonstrations: What is divided.
-        chunk: H.
-        share: To hold out.
-        seed: Of the draw.
-        also: More to learn from, of which nothing is held out.
+        demonstrations: The demonstrations to divide.
+        chunk: Actions per chunk, H.
+        share: Share of each task's starts to hold out.
+        seed: Seed of the draw.
+        also: Further demonstrations to train on, of which none is held out.
 
     Raises:
-        ValueError: If there is none, or too few to hold some out.
+        ValueError: If there are no demonstrations, or too few to hold some out.
     """
     apart = held_out([d.spec for d in demonstrations], share, seed)
     learned, kept = (
@@ -97,9 +97,9 @@ class Best:
 
     Attributes:
         loss: The loss.
-        step: Gradient steps that had been done.
-        waited: Looks since then.
-        weights: Of the trained parameters, copies on the CPU.
+        step: Gradient steps at which it was measured.
+        waited: Evaluations since then.
+        weights: Copies of the trained parameters, on the CPU.
     """
 
     loss: float
@@ -109,23 +109,23 @@ class Best:
 
 
 class HeldOut:
-    """The loss of held-out demonstrations, and the weights that had the lowest.
+    """The loss of held-out demonstrations, and the weights with the lowest one.
 
     Attributes:
-        best: None before the first look.
+        best: The lowest loss so far; None before the first evaluation.
     """
 
     def __init__(
         self, policy: Policy, data: ChunkDataset, batch_size: int, balance_tasks: bool, seed: int
     ) -> None:
-        """Prepare to look; what is trained and what is frozen must be settled.
+        """Prepare evaluations; call this after freezing the parameters that are not trained.
 
         Args:
-            policy: What is trained.
-            data: Chunks that it does not learn from.
+            policy: The policy that is trained.
+            data: The held-out chunks.
             batch_size: Rows in memory at once.
             balance_tasks: Whether every task counts the same, rather than every action.
-            seed: Of a head's noise, which is the same at every look.
+            seed: Seed of a head's noise, which is the same in every evaluation.
         """
         policy.remember(data.sentences)
         self._policy, self._data, self._seed = policy, data, seed
@@ -134,7 +134,7 @@ class HeldOut:
         self.best: Best | None = None
 
     def loss(self) -> float:
-        """The loss of every row, as training has it but without augmentation or gradient."""
+        """Mean loss over all rows, computed as in training but without augmentation."""
         noise = noise_generator(self._seed, "noise of validation")
         losses, counts = [], []
         with torch.no_grad():
@@ -151,10 +151,10 @@ class HeldOut:
         return float(np.average(losses, weights=None if self._balance_tasks else counts))
 
     def look(self, step: int) -> float:
-        """Measure the loss after a gradient step, and keep the weights if it is the lowest."""
+        """Measure the loss after gradient step ``step``; keep the weights if it is the lowest."""
         loss = self.loss()
         if self.best is None or loss < self.best.loss:
-            # A copy even where they are on the CPU.
+            # A copy, also where the parameters are on the CPU.
             weights = [p.detach().to("cpu", copy=True) for p in self._trained()]
             self.best = Best(loss, step, 0, weights)
         else:
@@ -162,7 +162,7 @@ class HeldOut:
         return loss
 
     def is_stuck(self, patience: int) -> bool:
-        """Whether so many looks in a row were no better; never with a patience of 0."""
+        """Whether ``patience`` evaluations in a row were no better; never if that is 0."""
         return bool(patience and self.best is not None and self.best.waited >= patience)
 
     def take_best(self) -> None:
@@ -174,11 +174,11 @@ class HeldOut:
                 parameter.copy_(best)
 
     def state_dict(self) -> dict[str, object]:
-        """What was best; with tensors."""
+        """The best loss and weights; contains tensors."""
         return {"best": None if self.best is None else vars(self.best)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state written by :meth:`state_dict`."""
+        """Restore a state written by :meth:`state_dict`."""
         self.best = None if state["best"] is None else Best(**state["best"])
 
     def _trained(self) -> list[Tensor]:

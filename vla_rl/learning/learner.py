@@ -17,17 +17,17 @@ from vla_rl.policy import Policy, Scores
 from vla_rl.types import Observation, RolloutBatch
 
 Regulariser = Callable[[int], Iterator[Tensor]]
-"""From a number, another one for every gradient step, to this rank's parts of a scalar that is
-added to its loss; the parts of all ranks add up to it."""
+"""Maps the number of a gradient step to scalars that are added to this rank's loss; those of all
+ranks sum to the regulariser."""
 
 Rows = np.ndarray
 """``[B, 2]`` int64: episode and decision of each row of a minibatch."""
 
 Together = Literal["decision", "episode", "group"]
-"""What minibatches never cut."""
+"""What is never divided between minibatches."""
 
-ROWS_WITHOUT_GRADIENT = 512  # scored at once where nothing is kept for a backward pass
-MOST_SKIPPED = 10  # gradient steps in a row that may be skipped before the run ends
+ROWS_WITHOUT_GRADIENT = 512  # scored at once when no backward pass follows
+MOST_SKIPPED = 10  # this many skipped gradient steps in a row end the run
 DEVIATION = "deviation"  # the part of the head's parameters that sets the size of its noise
 
 
@@ -37,32 +37,32 @@ class LossNotFinite(RuntimeError):
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """The optimizer (AdamW)."""
+    """Settings of the optimizer (AdamW)."""
 
     lr: float = 1e-4
     """Learning rate of the action head."""
     vlm_lr: float = 1e-4
-    """Learning rate of the vision backbone or its LoRA, where it is trained."""
+    """Learning rate of the vision backbone or its LoRA adapters, where they are trained."""
     critic_lr: float = 1e-3
     """Learning rate of the critic."""
     std_lr: float = 1e-3
-    """Learning rate of what sets the size of the exploration noise: the numbers of a Gaussian, or
-    the networks of a Laplace or flow_noise head."""
+    """Learning rate of the parameters that set the size of the exploration noise: the standard
+    deviations of a Gaussian head, or the networks of a Laplace or flow_noise head."""
     warmup_steps: int = 20
-    """Gradient steps over which the learning rate of each group rises from nothing, from its first
-    own step on; the optimizer's first steps are as large as it goes whatever the gradient, and
-    would move the policy far."""
+    """Gradient steps over which the learning rate of each group of parameters rises, counted from
+    the first step of that group. Without warm-up Adam's first steps have full size whatever the
+    gradient."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How learning rates fall after the warm-up: not at all, or to zero at the end of the run's
-    iterations or environment steps."""
+    """Schedule of the learning rates after the warm-up: constant, or falling to zero at the end of
+    the run's iterations or environment steps."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay (AdamW)."""
     max_grad_norm: float = 5.0
-    """The gradient of each group of parameters (backbone, head, deviation, critic) is scaled down
-    to this norm; `*/grad_clipped` says how often it was."""
+    """Largest gradient norm of each group of parameters (backbone, head, deviation, critic); larger
+    ones are scaled down to it, and `*/grad_clipped` counts how often."""
     train_vlm: bool | None = None
-    """Train the vision backbone, too. A frozen one looks at every image only once. None: train it
-    if the policy starts from fresh weights."""
+    """Train the vision backbone, too. The features of a frozen one are computed only once per
+    image. None trains it if the policy starts from fresh weights."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "vlm_lr", "critic_lr", "std_lr", "max_grad_norm"):
@@ -82,15 +82,15 @@ class LearnerConfig:
         }
 
     def warmth(self, step: int) -> float:
-        """What the warm-up leaves of a learning rate after ``step`` steps, in (0, 1]."""
+        """Factor of the warm-up on a learning rate after ``step`` steps, in (0, 1]."""
         return min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
 
     def rate_factor(self, step: int, progress: float) -> float:
-        """What a learning rate is multiplied with.
+        """Factor of warm-up and schedule on a learning rate.
 
         Args:
             step: Gradient steps that its parameters have taken so far.
-            progress: Share of the run that is done, in [0, 1].
+            progress: Completed share of the run, in [0, 1].
         """
         warm = self.warmth(step)
         if self.lr_schedule == "linear":
@@ -100,8 +100,8 @@ class LearnerConfig:
         return warm
 
 
-class Step(NamedTuple):
-    """What a gradient step did.
+class StepReport(NamedTuple):
+    """Report of a gradient step.
 
     Attributes:
         norms: Gradient norm before clipping, by optimizer group; empty if the step was skipped.
@@ -116,18 +116,18 @@ class Learner:
     """Trains chosen parameter groups of a policy; the others stay bit-equal.
 
     Args:
-        policy: What is trained; moved nowhere.
-        config: The optimizer.
-        trains: Names of the groups to train, of ``policy.groups()``.
-        reference: A frozen policy to stay close to, for algorithms that ask for one.
-        ranks: Processes that share the work. Every one holds the same policy and batches, and
+        policy: The policy to train; it stays on its device.
+        config: Settings of the optimizer.
+        trains: Names of the groups of ``policy.groups()`` to train.
+        reference: The frozen reference policy of a KL penalty, if the algorithm needs one.
+        ranks: Processes that share the work. Each of them has the same policy and batches, and
             learns from the decisions of the episodes that it played (``RolloutBatch.here``).
 
     Attributes:
         version: Updates made.
         steps: Gradient steps taken.
-        skipped: Gradient steps that were not taken because something was not finite.
-        progress: Share of the run that is done, in [0, 1], for the schedule of the rates.
+        skipped: Gradient steps that were skipped because a loss or gradient was not finite.
+        progress: Completed share of the run, in [0, 1], for the schedule of the learning rates.
 
     Raises:
         ValueError: If a group is unknown.
@@ -170,7 +170,7 @@ class Learner:
         )
 
     def _set_rates(self, factor: float | None) -> None:
-        """Set what the optimizer uses from the configuration; a restored optimizer has old ones."""
+        """Set the learning rates from the configuration; a restored optimizer has its old ones."""
         rates = self.config.rates()
         for group in self.optimizer.param_groups:
             taken = self._taken(group["params"])
@@ -185,7 +185,7 @@ class Learner:
 
     @property
     def head_warmth(self) -> float:
-        """What the warm-up leaves of the head's learning rate in its next step, in (0, 1]."""
+        """Factor of the warm-up on the head's learning rate in its next step, in (0, 1]."""
         return self.config.warmth(self._taken(self._groups["head"]))
 
     def evaluate(self, batch: RolloutBatch, rows: Rows) -> Scores:
@@ -221,11 +221,11 @@ class Learner:
         """Shuffled decisions of the batch in pieces of about ``size``; each exactly once.
 
         Args:
-            batch: Whose decisions.
-            size: Decisions in a piece; 0 gives one piece.
-            rng: Shuffles.
-            together: What is shuffled, and never cut: single decisions, episodes, or groups, whose
-                members stay together too.
+            batch: The batch to divide.
+            size: Decisions per piece; 0 gives one piece.
+            rng: Generator of the shuffle.
+            together: What is shuffled as a whole and never divided: single decisions, episodes, or
+                groups of episodes.
         """
         rows, owner = np.argwhere(batch.valid), _owner(batch, together)
         if owner is None:
@@ -248,24 +248,24 @@ class Learner:
         return _split(rows, -(-len(rows) // size) if size else 1, _owner(batch, together))
 
     def accumulate(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to what the next :meth:`step` goes down.
+        """Accumulate the gradient of a loss for the next :meth:`step`.
 
-        A loss that is not finite makes that step be skipped.
+        If the loss is not finite, that step is skipped.
         """
         if bool(torch.isfinite(loss)):
             loss.backward()  # type: ignore[no-untyped-call]
         else:
             self._not_finite = True
 
-    def step(self, regularise: bool = True, rate: float | None = None) -> Step:
-        """One gradient step down what was accumulated.
+    def step(self, regularise: bool = True, rate: float | None = None) -> StepReport:
+        """Take one gradient step with the accumulated gradients.
 
         A step in which a loss or a gradient is not finite on any rank is skipped on all of them and
         counted in ``skipped``.
 
         Args:
-            regularise: Whether the regulariser takes part, if one is set.
-            rate: What the configured learning rates are multiplied with; None for
+            regularise: Whether to add the regulariser, if there is one.
+            rate: Factor on the configured learning rates; None for
                 :meth:`LearnerConfig.rate_factor`.
 
         Raises:
@@ -289,8 +289,10 @@ class Learner:
         self._not_finite = False
         self._count_skipped(fine)
         if not fine:
-            return Step({}, {})
-        return Step(norms, {name: norm > self.config.max_grad_norm for name, norm in norms.items()})
+            return StepReport({}, {})
+        return StepReport(
+            norms, {name: norm > self.config.max_grad_norm for name, norm in norms.items()}
+        )
 
     def _count_skipped(self, fine: bool) -> None:
         self._skipped_in_a_row = 0 if fine else self._skipped_in_a_row + 1
@@ -303,7 +305,7 @@ class Learner:
             )
 
     def _reduce(self) -> None:
-        """Sum gradients over ranks; a parameter that no rank gave a gradient keeps none."""
+        """Sum gradients over ranks; a parameter without a gradient on any rank gets none."""
         if self.ranks.size == 1:
             return
         present = [float(p.grad is not None) for p in self._parameters]
@@ -323,7 +325,7 @@ class Learner:
 def _optimizer_groups(
     policy: Policy, trains: Collection[str]
 ) -> dict[str, list[torch.nn.Parameter]]:
-    """Parameters to train by optimizer group; the head's deviation has one of its own."""
+    """Parameters to train by optimizer group; the head's deviation has its own group."""
     chosen = {name: list(group) for name, group in policy.groups().items() if name in trains}
     apart = {id(parameter) for parameter in policy.deviations()}
     if "head" in chosen:
@@ -344,14 +346,14 @@ def _score(policy: Policy, batch: RolloutBatch, rows: Rows) -> Scores:
 
 
 def _owner(batch: RolloutBatch, together: Together) -> NDArray[np.int64] | None:
-    """To what each episode ``[N]`` belongs that must not be cut; None if anything may be."""
+    """Index ``[N]`` of the undivided unit of each episode; None if episodes may be divided."""
     if together == "decision":
         return None
     return batch.group if together == "group" else np.arange(len(batch))
 
 
 def _split(rows: Rows, pieces: int, owner: NDArray[np.int64] | None) -> list[Rows]:
-    """About equal pieces, none of them empty; rows of one owner must be adjacent to be kept so."""
+    """Divide rows into about equal, non-empty pieces; the rows of an owner must be adjacent."""
     if not len(rows):
         return []
     if owner is None:

@@ -1,8 +1,8 @@
 """The policy-gradient update that a family of algorithms shares.
 
 An algorithm of the family is a dataclass that inherits :class:`PolicyGradient` (or
-:class:`vla_rl.learning.group_relative.GroupRelative`), changes defaults and says how rewards become
-advantages. Ratio, surrogate, clip, aggregation, KL, minibatches and logging are here, once.
+:class:`vla_rl.learning.group_relative.GroupRelative`), changes defaults and defines how rewards
+become advantages. Ratio, surrogate, clip, aggregation, KL, minibatches and logging are shared.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from vla_rl.learning.settings import UpdateSettings
 from vla_rl.learning.update_log import UpdateLog
 from vla_rl.types import Group, RolloutBatch, Task
 
-CLIP_MEMORY = 0.7  # of a measured clip range, from batch to batch
+CLIP_MEMORY = 0.7  # weight of the past in the running mean of a measured clip range
 
 
 class Credit(NamedTuple):
-    """What an algorithm makes of a batch.
+    """Advantages and critic targets of a batch.
 
     Attributes:
         batch: Episodes to learn from; others are masked.
         advantage: ``[N]`` per episode or ``[N, T]`` per decision.
-        target: ``[N, T]`` what the critic should say, if there is one to train.
-        log: What to log.
+        target: ``[N, T]`` targets of the critic, if there is one to train.
+        log: Metrics to log.
     """
 
     batch: RolloutBatch
@@ -43,11 +43,11 @@ class Credit(NamedTuple):
 
 @dataclass
 class UpdateState:
-    """What an algorithm carries from update to update; the loop owns, saves and renews it.
+    """State that an algorithm carries from update to update; the loop owns and saves it.
 
     Attributes:
-        longest: Largest horizon of the run's tasks, in environment steps.
-        clip_range: The measured clip range, if one is measured.
+        longest: Longest horizon of the run's tasks, in environment steps.
+        clip_range: The measured clip range; None if there is none yet.
     """
 
     longest: int
@@ -58,42 +58,42 @@ class UpdateState:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Restore a saved state."""
         for name, value in state.items():
             setattr(self, name, value)
 
 
 @dataclass(frozen=True)
 class PolicyGradient(UpdateSettings, ABC):
-    """The shared update; what it does with the settings."""
+    """The shared update of the policy-gradient family."""
 
     # ------------------------------------------------------------------ what an algorithm changes
 
     @abstractmethod
     def credit(self, batch: RolloutBatch, reward: Tensor, state: Any) -> Credit:
-        """Advantages from ``[N, T]`` rewards; ``state`` is what :meth:`new_state` made."""
+        """Compute advantages from ``[N, T]`` rewards; ``state`` comes from :meth:`new_state`."""
 
     def new_state(self, tasks: Sequence[Task]) -> UpdateState:
-        """The state of a run on these tasks before its first update."""
+        """State of a run on these tasks, before its first update."""
         return UpdateState(longest=max(task.max_steps for task in tasks))
 
     def observe(self, groups: Sequence[Group], state: Any) -> None:  # noqa: B027
-        """Look at every group that was played, also at those that are not learned from."""
+        """Receive all groups that were played, including those that will be dropped."""
 
     def keep(self, group: Group) -> bool:
-        """Whether a group can teach something."""
+        """Whether to learn from a group; the others are dropped."""
         return True
 
     def value_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
-        """``[R]`` loss of the critic, if credit comes with targets for it."""
+        """Loss ``[R]`` of the critic, if :meth:`credit` returns targets."""
         return F.clipped_value_loss(value, old_value, target, cliprange_value=0.0)
 
     def actor_waits(self, learner: Learner) -> bool:
-        """Whether only the critic is trained for now."""
+        """Whether only the critic is trained in this update."""
         return False
 
     def clip_range(self, state: UpdateState) -> tuple[float, float]:
-        """Below and above 1; infinite while it is still to be measured."""
+        """Clip range below and above 1; infinite before it has been measured."""
         if not self.clip_quantile:
             return self.clip_ratio_low, self.clip_ratio_high
         if state.clip_range is None:
@@ -105,13 +105,13 @@ class PolicyGradient(UpdateSettings, ABC):
     def update(
         self, learner: Learner, batch: RolloutBatch, state: Any, rng: np.random.Generator
     ) -> dict[str, float]:
-        """Several epochs of minibatch steps on one batch.
+        """Train on one batch for several epochs of minibatch steps.
 
         Returns:
-            Means over the steps taken, under field-standard names.
+            Metrics, as means over the gradient steps.
 
         Raises:
-            ValueError: If a KL is wanted and the learner has no reference policy.
+            ValueError: If a KL penalty is set and the learner has no reference policy.
         """
         task = _Prepared.of(self, learner, batch, state)
         log = UpdateLog(learner.ranks, keep_distances=self.clip_quantile > 0)
@@ -143,14 +143,14 @@ class PolicyGradient(UpdateSettings, ABC):
         waits: bool,
         log: UpdateLog,
     ) -> Tensor:
-        """Loss of some rows of a minibatch of ``step_rows``; over all rows it adds up to its."""
+        """Loss of some rows of a minibatch; over all its ``step_rows`` rows, the whole loss."""
         at = _at(rows)
         scores = learner.evaluate(task.batch, rows)
-        # The weights add up to the whole batch; scaled so that a minibatch step has its size.
+        # The weights aggregate over the whole batch; rescaled to the size of this minibatch.
         scale = task.batch.valid.sum() / step_rows
         loss = torch.zeros(())
         logprob, executed = scores.logprob.cpu(), task.raw_mask[at]
-        # Not a product with the mask: what was not executed may be anything, NaN included.
+        # Not a product with the mask: units that were not executed may be anything, even NaN.
         units = torch.where(executed, scores.entropy.cpu(), torch.zeros(()))
         entropy = units.sum(-1) / executed.sum(-1)
         if not waits:
@@ -173,7 +173,7 @@ class PolicyGradient(UpdateSettings, ABC):
         logprob: Tensor,
         log: UpdateLog,
     ) -> Tensor:
-        """``[R, U]`` loss of every unit."""
+        """Loss ``[R, U]`` of every unit."""
         level, mask, episode = self.importance_sampling_level, task.mask[at], at[0]
         new, _ = F.at_level(logprob, task.raw_mask[at], task.batch.horizon, level)
         log_ratio = F.log_ratio(new, task.old[at], mask, level, episode)
@@ -206,7 +206,7 @@ class PolicyGradient(UpdateSettings, ABC):
         log.keep_distances = False
         apart = np.concatenate(distances)
         measured = float(np.quantile(apart[np.isfinite(apart)], self.clip_quantile))
-        measured /= warmth  # ratios move with the rate: a step of the warm-up says too little
+        measured /= warmth  # ratios scale with the learning rate, which the warm-up reduces
         if state.clip_range is not None:
             measured = CLIP_MEMORY * state.clip_range + (1 - CLIP_MEMORY) * measured
         state.clip_range = measured
@@ -218,7 +218,7 @@ def _at(rows: Rows) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A prepared batch: everything that stays fixed while it is reused, all ``[N, T, ...]``.
+    """A prepared batch: everything that is fixed while it is reused, all ``[N, T, ...]``.
 
     ``old``, ``mask``, ``weight``, ``reference`` and ``correction`` are at the level of the ratio.
     """
@@ -240,7 +240,7 @@ class _Prepared:
 
     @property
     def clip_range(self) -> tuple[float, float]:
-        """Below and above 1; it may be measured while the batch is reused."""
+        """Clip range below and above 1; it may be measured while the batch is reused."""
         return self.algorithm.clip_range(self.state)
 
     @classmethod
@@ -301,7 +301,7 @@ class _Prepared:
 
 
 def _describe(advantage: Tensor, batch: RolloutBatch) -> dict[str, float]:
-    """Advantages as they are learned from, and returns of the episodes."""
+    """Metrics of the advantages, as used in the update, and of the returns."""
     counted = advantage[torch.from_numpy(batch.valid)]
     returns = torch.from_numpy(batch.reward).sum(1)
     found = {"actor/advantage": counted, "train/return": returns}

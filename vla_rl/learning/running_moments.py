@@ -1,4 +1,4 @@
-"""Running mean and deviation, exact whatever the pieces in which the numbers arrive."""
+"""Running mean and standard deviation, the same however the rows are divided into batches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class RunningMoments:
 
     Attributes:
         count: Rows seen.
-        mean: ``[S]`` their mean.
-        square: ``[S]`` sum of squared deviations from it.
+        mean: ``[S]`` mean.
+        square: ``[S]`` sum of squared deviations from the mean.
     """
 
     count: int = 0
@@ -25,7 +25,7 @@ class RunningMoments:
     square: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, rows: NDArray[Any]) -> None:
-        """Take ``[n, S]`` rows into account."""
+        """Include ``[n, S]`` rows."""
         rows = np.asarray(rows, np.float64)
         if not len(rows):
             return
@@ -41,7 +41,7 @@ class RunningMoments:
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """``[S]`` deviation of all rows."""
+        """``[S]`` standard deviation of all rows."""
         return np.sqrt(self.square / max(self.count, 1))
 
     def state_dict(self) -> dict[str, object]:
@@ -53,6 +53,6 @@ class RunningMoments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Restore a saved state."""
         self.count = int(state["count"])
         self.mean, self.square = np.array(state["mean"]), np.array(state["square"])

@@ -1,4 +1,4 @@
-"""The settings that a family of algorithms shares, and which of them do not fit together."""
+"""Settings shared by the policy-gradient algorithms, and checks of their combinations."""
 
 from __future__ import annotations
 
@@ -16,59 +16,62 @@ NARROWEST_UNIT_CLIP = 0.01  # single units differ by more than that after one st
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """Every field is an option of every algorithm of the family."""
+    """Settings of every policy-gradient algorithm."""
 
     group_size: int = 8
-    """Rollouts from each start."""
+    """Rollouts from each start; at least 1, or 2 for algorithms that compare them."""
     importance_sampling_level: F.RatioLevel = "token"
-    """One ratio per `token` (one dimension of one action, or one action token), per low-level
-    `action`, per `chunk`, or per episode: `trajectory` (product), `sequence` (geometric mean),
-    `sequence_token` (its value, with the gradient of single units)."""
+    """Level of the importance ratio: one per `token` (a dimension of an action, or an action
+    token), per low-level `action`, per `chunk`, or per episode: `trajectory` (product), `sequence`
+    (geometric mean) or `sequence_token` (that mean, with the gradient of single units)."""
     loss_type: F.LossType = "ppo_clip"
-    """Surrogate: `ppo_clip`, `cispo`, `sapo`, `gmpo`, `vespo` or `reinforce`."""
+    """Surrogate loss: `ppo_clip`, `cispo`, `sapo`, `gmpo`, `vespo` or `reinforce`."""
     clip_ratio_low: float = 0.2
-    """Clip range below a ratio of 1."""
+    """Clip range below a ratio of 1; above 0."""
     clip_ratio_high: float = 0.2
-    """Clip range above a ratio of 1."""
+    """Clip range above a ratio of 1; above 0."""
     clip_ratio_c: float = 0.0
-    """Dual clip of `ppo_clip`: largest ratio that counts for negative advantages, above 1; 0 for
+    """Dual clip of `ppo_clip`: largest ratio used with a negative advantage, above 1; 0 for
     none."""
     clip_quantile: float = 0.0
-    """Measure both clip ranges instead: this quantile of the distances of the ratios from 1 after
-    the first gradient step on each batch, as a running mean. 0 for given ranges."""
+    """Measure the clip range instead of setting it: the running mean of this quantile, in (0, 1),
+    of the distances of ratios from 1 after the first gradient step on each batch. 0 uses the ranges
+    above."""
     loss_agg_mode: F.Aggregation = "seq-mean-token-mean"
-    """How unit losses are averaged. Anything but seq-mean-token-mean pushes probability down on
-    balance where failures are longer than successes."""
+    """Aggregation of the losses of units: `seq-mean-token-mean`, `token-mean`, `seq-mean-token-sum`
+    or `seq-mean-token-sum-norm`. All but the first lower probabilities on balance where failures
+    are longer than successes."""
     loss_scale_factor: float = 0.0
-    """Units that `seq-mean-token-sum-norm` divides by; 0 takes those of the longest horizon."""
+    """Divisor of `seq-mean-token-sum-norm`, in units; 0 uses the length of the longest horizon."""
     kl_coef: float = 0.0
-    """Weight of the divergence from the policy that training started from."""
+    """Weight of the KL divergence from the starting policy."""
     kl_placement: KLPlacement = "none"
-    """Where the divergence goes: into the `loss`, into the `reward`, or `none`."""
+    """Where the KL divergence is added: to the `loss`, to the `reward`, or `none`."""
     kl_estimator: F.KLEstimator = "k3"
-    """`k1`, `k2` or `k3` for a KL in the loss; in the reward it is always k1."""
+    """Estimator of a KL in the loss: `k1`, `k2` or `k3`. A KL in the reward always uses k1."""
     kl_unbiased: bool = False
-    """Weight the KL in the loss with the ratio, so that its gradient is the right one."""
+    """Weight the KL in the loss by the ratio, which makes its gradient unbiased."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     ppo_epochs: int = 6
     """Passes over each batch."""
     ppo_mini_batch_size: int = 128
-    """Decisions in a gradient step; 0 takes the whole batch."""
+    """Decisions per gradient step; 0 for the whole batch."""
     ppo_micro_batch_size: int = 0
-    """Decisions in memory at once; gradients of a step add up over them. 0 for the whole step."""
+    """Decisions in memory at once, over which gradients are accumulated; 0 for the whole step."""
     target_kl: float = 0.2
-    """Passes stop early when the KL per low-level action exceeds this; 0 switches it off. The
-    default only catches runaways: far smaller limits cost most of what a batch can teach."""
+    """KL per low-level action above which the passes over a batch stop early; 0 for never. The
+    default only catches runaway updates: much smaller values waste most of a batch."""
     rollout_correction: Literal["none", "token"] = "none"
-    """`token`: take old log-probs from the learner's own network, and weight each unit with the
-    truncated ratio to those at acting. For policies that act in other arithmetic than they learn
-    in."""
+    """Truncated importance sampling for policies that act in a different precision than they are
+    trained in. `token` recomputes old log-probs with the learner's network and weights each unit by
+    the truncated ratio to those at acting."""
     rollout_correction_max: float = 2.0
-    """Largest such weight."""
+    """Largest weight of the rollout correction."""
 
     dynamic_sampling: bool = False
-    """Draw starts again in place of those whose group has nothing to teach (DAPO)."""
+    """Draw new starts in place of those whose group is dropped, for instance without contrast
+    (DAPO)."""
 
     uses_critic: ClassVar[bool] = False
     trains: ClassVar[tuple[str, ...]] = ("head",)
@@ -76,12 +79,12 @@ class UpdateSettings:
 
     @property
     def credits_decisions(self) -> bool:
-        """Whether single decisions are credited with what came after them."""
+        """Whether single decisions are credited with the rewards that follow them."""
         return self.uses_critic
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the policy that training started from is needed."""
+        """Whether the starting policy is needed as a reference."""
         return self.kl_coef > 0
 
     def __post_init__(self) -> None:
@@ -127,7 +130,7 @@ class UpdateSettings:
         if level in ("sequence", "sequence_token") and max(low, high) > WIDEST_EPISODE_CLIP:
             raise ValueError(
                 f"clip range {low}/{high} does not fit importance_sampling_level {level!r}: the "
-                f"geometric mean of an episode's ratios hardly leaves 1, so nothing would ever be "
+                f"geometric mean of an episode's ratios stays close to 1, so nothing would ever be "
                 f"clipped. Give ranges below {WIDEST_EPISODE_CLIP} (papers: 0.0003 to 0.0025), or "
                 "clip_quantile 0.85 to have them measured"
             )
@@ -167,24 +170,23 @@ class UpdateSettings:
 
     @property
     def one_loss_per_episode(self) -> bool:
-        """Whether a loss has one ratio for a whole episode."""
+        """Whether the loss has one ratio per episode."""
         return self.importance_sampling_level in F.EPISODE_LEVELS or self.loss_type == "gmpo"
 
     @property
     def whole_episodes(self) -> bool:
-        """Whether a loss needs all decisions of an episode at once (VESPO's weight does)."""
+        """Whether the loss needs all decisions of an episode at once, as VESPO's does."""
         return self.one_loss_per_episode or self.loss_type == "vespo"
 
     def density_for(self, policy: Policy) -> str:
-        """The density of the policy's noise with which this algorithm is right.
+        """The density of the policy's noise with which this algorithm is unbiased.
 
-        Ratios per token and per action with a baseline from other episodes are right with any
-        density. A ratio of a whole chunk or episode needs the joint density of what it spans; a
-        critic's baseline, or rewards to go, need decisions whose scores have mean zero whatever
-        came before.
+        Ratios per token and per action with a baseline from other episodes may use any density. A
+        ratio of a whole chunk or episode needs the joint density of its units; a critic's baseline,
+        or rewards-to-go, need decisions whose scores have mean zero given all earlier ones.
 
         Raises:
-            ValueError: If the policy has none, with what to change.
+            ValueError: If the policy has no such density; says what to change.
         """
         spans_episode = self.whole_episodes or self.credits_decisions
         spans_chunk = self.whole_episodes or self.importance_sampling_level == "chunk"

@@ -1,4 +1,4 @@
-"""What an update logs: sums over units, steps and ranks under field-standard names."""
+"""Metrics of an update: sums over units, steps and ranks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 from vla_rl import functional as F
 from vla_rl.learning.distributed import Ranks
-from vla_rl.learning.learner import Step
+from vla_rl.learning.learner import StepReport
 
 
 class UpdateLog:
     """Sums over the units and steps of an update; each metric is the ratio of two sums."""
 
     def __init__(self, ranks: Ranks, keep_distances: bool) -> None:
-        """Begin.
+        """Start with empty sums.
 
         Args:
-            ranks: Over which sums are taken.
+            ranks: Processes to sum over.
             keep_distances: Whether to collect ``distances`` of the ratios from 1.
         """
         self._ranks = ranks
@@ -36,7 +36,7 @@ class UpdateLog:
         pair[1] += float(count)
 
     def ratios(self, ratio: Tensor, clipped: Tensor, mask: Tensor) -> None:
-        """Ratios of the units of some rows, and which of them the clip touched."""
+        """Add the ratios of some rows, and which of their units were clipped."""
         units, inside = mask.sum(), ratio[mask]
         self.add("actor/pg_clipfrac", clipped.sum(), units)
         self.add("actor/ratio_mean", (inside - 1).sum(), units)
@@ -46,15 +46,15 @@ class UpdateLog:
             self.distances.append((inside - 1).abs().numpy())
 
     def action_kl(self, new: Tensor, old: Tensor, mask: Tensor, horizon: int) -> None:
-        """KL per low-level action, whatever the level of the ratio, so that limits compare."""
+        """Add the KL per low-level action, which is comparable across ratio levels."""
         new, executed = F.at_level(new, mask, horizon, "action")
         old, _ = F.at_level(old, mask, horizon, "action")
         kl = F.divergence(old, new, executed, "k3")
-        finite = torch.isfinite(kl)  # a step that is skipped must not switch the early stop off
+        finite = torch.isfinite(kl)  # a skipped step must not disable the early stop
         self.add("actor/ppo_kl", kl[finite].sum(), (executed & finite).sum())
 
-    def stepped(self, step: Step) -> None:
-        """A gradient step was taken, or skipped."""
+    def stepped(self, step: StepReport) -> None:
+        """Add the report of a gradient step."""
         if not step.norms:
             return
         self._steps += 1
@@ -64,11 +64,11 @@ class UpdateLog:
             sums[1] += step.clipped[name]
 
     def new_epoch(self) -> None:
-        """A pass over the batch begins."""
+        """Begin a pass over the batch."""
         self._epoch_start = list(self._total.get("actor/ppo_kl", [0.0, 0.0]))
 
     def kl_of_epoch(self) -> float:
-        """Mean KL per low-level action since the pass began."""
+        """Mean KL per low-level action in the current pass."""
         kl, count = self._total.get("actor/ppo_kl", [0.0, 0.0])
         since = [kl - self._epoch_start[0], count - self._epoch_start[1]]
         total, units = self._ranks.total(torch.tensor(since, dtype=torch.float64)).tolist()
@@ -83,7 +83,7 @@ class UpdateLog:
                 pair[0] += value
                 pair[1] += count
         out = {name: value / max(count, 1) for name, (value, count) in sorted(whole.items())}
-        if "actor/ratio_std" in out:  # so far the moments around 1, where they are most exact
+        if "actor/ratio_std" in out:  # computed around 1 until here, for precision
             variance = out["actor/ratio_std"] - out["actor/ratio_mean"] ** 2
             out["actor/ratio_std"] = max(variance, 0.0) ** 0.5
             out["actor/ratio_mean"] += 1

@@ -1,1 +1,1 @@
-"""What runs measured: metrics, evaluations and their intervals, plots and videos."""
+"""Results of runs: metrics, evaluations with confidence intervals, plots and videos."""

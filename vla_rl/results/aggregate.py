@@ -1,8 +1,8 @@
-"""What several training runs say together: learning curves over seeds, and how sure they are.
+"""Aggregating training runs: learning curves over seeds, with confidence intervals.
 
-Runs of one label differ in their seed only. Their success is summed up by the interquartile mean
-over runs and tasks, which one lucky run or hopeless task moves less than a mean, and which uses
-more of the runs than a median. Intervals are over runs: there is none for a single run.
+Runs of one label differ only in their seed. Their success is summarised by the interquartile mean
+over runs and tasks, which is less sensitive to a single run or task than the mean and uses more of
+the data than the median. Intervals are over runs, so there is none for a single run.
 
 References:
     Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice",
@@ -38,7 +38,7 @@ class Score(NamedTuple):
 def iqm(values: ArrayLike) -> Any:
     """Interquartile mean over the first axis: the mean without the lowest and highest quarter.
 
-    A quarter is rounded down to whole values, so nothing is left out of fewer than four.
+    A quarter is rounded down to whole values, so with fewer than four all are used.
 
     Args:
         values: ``[n]`` or ``[n, ...]``, n at least 1.
@@ -66,9 +66,9 @@ def bootstrap_interval(
 
     Args:
         scores: ``[runs, tasks]`` or ``[runs, tasks, points]``.
-        resamples: How many.
-        seed: Of the resampling, so that the same runs always give the same interval.
-        confidence: In (0, 1).
+        resamples: Number of resamples.
+        seed: Seed of the resampling, so that the same runs always give the same interval.
+        confidence: Confidence level in (0, 1).
 
     Returns:
         Lower and upper end, floats or each ``[points]``.
@@ -111,9 +111,9 @@ class Curve:
     """Success over environment steps of all runs of a label.
 
     Attributes:
-        label: Of the runs.
-        runs: How many they are.
-        env_steps: ``[points]``.
+        label: Label of the runs.
+        runs: Number of runs.
+        env_steps: ``[points]`` environment steps.
         success: ``[points]`` in [0, 1].
         low: ``[points]``, lower end of the interval over runs; None for one run.
         high: ``[points]``, upper end; None for one run.
@@ -128,18 +128,18 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the runs of one label achieved.
+class LabelSummary:
+    """Results of the runs of one label.
 
     Attributes:
         curve: Their learning curve.
-        seeds: Of the runs.
-        env_steps: Environment steps that each run took in all.
+        seeds: Their seeds.
+        env_steps: Total environment steps of each run.
         held_out: Mean over runs of success on held-out starts, with Student's t interval; None if
             a run was not evaluated.
         solved_steps: Mean over runs of the length of solved held-out episodes, with Student's t
-            interval; None if a run was not evaluated or solved nothing of a task.
-        reached: Environment steps at which each run that did so first reached the threshold.
+            interval; None if a run was not evaluated or never solved one of the tasks.
+        reached: Environment steps at which runs first reached the threshold, for those that did.
         shares: Wall time of training by part, in [0, 1].
     """
 
@@ -166,13 +166,13 @@ class Summary:
 
 def summarise(
     groups: Mapping[str, Sequence[FinishedRun]], window: int, threshold: float
-) -> list[Summary]:
-    """Curves and numbers of every label, on environment steps that all the runs took.
+) -> list[LabelSummary]:
+    """Summarise the runs of every label, over the environment steps that all runs have.
 
     Args:
         groups: Runs by label, from :func:`vla_rl.results.run_folders.group`.
         window: Iterations of the trailing mean, at least 1.
-        threshold: Success in (0, 1] to look for; a run's curve is its IQM over tasks.
+        threshold: Success in (0, 1] to reach, of a run's IQM over tasks.
 
     Raises:
         ValueError: If the window or threshold is out of range, or a run never played a task.
@@ -192,7 +192,7 @@ def summarise(
 
 
 def common_grid(runs: Sequence[FinishedRun], points: int = POINTS) -> Numbers:
-    """Evenly spaced environment steps from where every run has begun to where the first ends."""
+    """Evenly spaced environment steps at which all runs have data."""
     end = min(run.env_steps[-1] for run in runs)
     return np.linspace(min(max(run.env_steps[0] for run in runs), end), end, points)
 
@@ -201,7 +201,7 @@ def align(run: FinishedRun, tasks: Sequence[str], grid: Numbers, window: int) ->
     """Success of one run by task on a grid of environment steps, ``[tasks, points]``.
 
     Each task's success is the trailing mean over the iterations that played it, interpolated
-    between them; its first value stands for the time before it, its last for that after it.
+    linearly and extended as a constant beyond the first and last of them.
 
     Raises:
         ValueError: If the run never played one of the tasks.
@@ -222,13 +222,13 @@ def align(run: FinishedRun, tasks: Sequence[str], grid: Numbers, window: int) ->
 
 def _summary(
     label: str, runs: Sequence[FinishedRun], grid: Numbers, scores: Numbers, threshold: float
-) -> Summary:
+) -> LabelSummary:
     low, high = bootstrap_interval(scores) if len(runs) > 1 else (None, None)
     there = [np.flatnonzero(iqm(of_run) >= threshold - 1e-9) for of_run in scores]
     results = [run.evaluation for run in runs if run.evaluation is not None]
     evaluated = len(results) == len(runs)
     lengths = [steps for r in results if (steps := r.solved_steps) is not None]
-    return Summary(
+    return LabelSummary(
         curve=Curve(label, len(runs), grid, _over_runs_and_tasks(scores), low, high),
         seeds=tuple(run.seed for run in runs),
         env_steps=tuple(int(run.env_steps[-1]) for run in runs),
@@ -243,7 +243,9 @@ def _mean_score(values: Sequence[float], most: float = float("inf")) -> Score:
     if len(values) == 1:
         return Score(values[0], None)
     mean, low, high = mean_interval(values)
-    return Score(mean, (max(low, 0.0), min(high, most)))  # t knows no bounds, success has them
+    return Score(
+        mean, (max(low, 0.0), min(high, most))
+    )  # a t interval may exceed the bounds of success
 
 
 def _shares(runs: Sequence[FinishedRun]) -> dict[str, float]:

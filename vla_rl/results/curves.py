@@ -1,4 +1,4 @@
-"""A picture of learning curves with their intervals over runs."""
+"""A plot of learning curves with intervals over runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vla_rl.results.aggregate import Curve
 from vla_rl.results.plots import PALETTE, PLAYING
 
 _INK, _MUTED = "#24292F", "#6E7781"
-_STYLES = ("-", "--", ":", "-.")  # tell curves apart once the colours are used up
-_LEGEND_WIDTH = 90  # letters that fit side by side
+_STYLES = ("-", "--", ":", "-.")  # distinguish curves when there are more than colours
+_LEGEND_WIDTH = 90  # characters that fit side by side
 
 
-def draw(curves: Sequence[Curve], path: Path, title: str) -> None:
+def draw_curves(curves: Sequence[Curve], path: Path, title: str) -> None:
     """Draw success over environment steps, with a band for the interval where there is one.
 
     Args:
-        curves: At least one, in the order of the legend.
-        path: The PNG to write; folders on the way to it are made.
-        title: Above the axes.
+        curves: At least one curve, in the order of the legend.
+        path: The PNG to write; missing folders are made.
+        title: Title of the plot.
 
     Raises:
         ValueError: If there is no curve.

@@ -1,11 +1,11 @@
-"""What an evaluation says and how sure it is.
+"""Results of evaluations, with confidence intervals.
 
 Intervals of one share are Wilson's; those of a difference between two evaluations of the *same*
 initial states are Newcombe's for paired shares; means over tasks combine the tasks' intervals
-(MOVER), which stays honest with few episodes or with tasks that always fail, where a bootstrap has
-no width. A sequence of subgoals has no single success: each episode completes a share of it, and
-the same intervals hold, a little too wide, because a number in [0, 1] never varies more than a coin
-with the same mean.
+(MOVER), which is also valid with few episodes or tasks that always fail, where a bootstrap has no
+width. A sequence of subgoals has no single success: each episode completes a share of it. The same
+intervals are then slightly conservative, because a number in [0, 1] has at most the variance of a
+Bernoulli variable with the same mean.
 
 References:
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -36,19 +36,19 @@ from vla_rl.results.intervals import (
 )
 from vla_rl.results.protocol_id import ProtocolId, shortest
 
-_MOST_NAMED = 6  # horizons that are named one by one
+_MOST_NAMED = 6  # horizons that are listed one by one
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Episodes of one task, each start once.
+    """Episodes of one task, one per start.
 
     Attributes:
         seeds: Seed of every start.
-        success: Whether each was solved, a sequence in all its parts.
+        success: Whether each episode was solved; a sequence, in all its parts.
         steps: Environment steps of each episode.
-        subgoals: Parts of the task if it is a sequence.
-        completed: Those that each episode completed; only read for a sequence.
+        subgoals: Parts of the task, if it is a sequence.
+        completed: Parts that each episode completed; only used for a sequence.
     """
 
     seeds: tuple[int, ...]
@@ -70,7 +70,7 @@ class TaskResult:
                 f"{len(self.seeds)} seeds"
             )
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a task result holds a seed twice; every start is played once")
+            raise ValueError("a task result has a seed twice; every start is played once")
 
     @property
     def episodes(self) -> int:
@@ -100,10 +100,10 @@ class TaskResult:
         return estimate(self.shares)
 
     def measures(self) -> dict[str, tuple[float, ...]]:
-        """What there is to tell, by name, with the outcome of each episode in [0, 1].
+        """All measures by name, with the value of each episode in [0, 1].
 
-        Success of a task; of a sequence the completed share, how often at least k of its n parts
-        were completed, and each part.
+        For a task its success; for a sequence the completed share, whether at least k of its n
+        parts were completed, and each part.
         """
         if not self.subgoals:
             return {"success": self.shares}
@@ -131,17 +131,17 @@ class TaskResult:
         return float(np.median(solved)) if solved else None
 
     def within(self, steps: int) -> TaskResult:
-        """What a shorter evaluation would have found, if success ends an episode.
+        """The result of a shorter evaluation, if success ends an episode.
 
         Raises:
-            ValueError: If the task is a sequence of which an episode lasted longer: when its parts
-                were completed is not kept.
+            ValueError: If the task is a sequence with a longer episode, because the times at which
+                its parts were completed are not kept.
         """
         late = max(self.steps) > steps
         if self.subgoals and late:
             raise ValueError(
-                f"how much of a sequence is completed within {steps} steps is not known: when its "
-                "parts were completed is not kept; evaluate at that horizon"
+                f"how much of a sequence is completed within {steps} steps is not known: the times "
+                "at which its parts were completed are not kept; evaluate at that horizon"
             )
         in_time = zip(self.success, self.steps, strict=True)
         return replace(
@@ -163,16 +163,16 @@ class EvalResult:
     """One evaluation of one policy.
 
     Attributes:
-        protocol_id: Name of everything that changes the number; only results that share it may be
-            compared.
+        protocol_id: Name of everything that determines the result; only results with equal ids are
+            comparable.
         suite: Name of the suite.
         horizon: Longest episode, in environment steps.
-        settings: The suite's settings (cameras, image size, quality), JSON-able.
-        renderer: What drew the images.
+        settings: The suite's settings (cameras, image size, quality), as JSON data.
+        renderer: Description of the renderer.
         tasks: Outcomes by task id.
         buckets: Task ids by difficulty; ids that were not evaluated are ignored.
-        policy: Where the policy was, for the reader.
-        also_within: Shorter horizons by task id, at which success is reported besides, shortest
+        policy: Where the policy was stored, for information.
+        also_within: Additional shorter horizons by task id at which success is reported, shortest
             first.
     """
 
@@ -192,10 +192,10 @@ class EvalResult:
 
     @property
     def horizons(self) -> dict[str, int]:
-        """Longest episode of each task, in environment steps, as the protocol says.
+        """Horizon of each task in environment steps, from the protocol id.
 
         Raises:
-            ValueError: If the protocol id is none of ours.
+            ValueError: If vla-rl did not make the protocol id.
         """
         known = ProtocolId.of(self.protocol_id, self.suite).horizons
         each = known * len(self.tasks) if len(known) == 1 else known
@@ -203,10 +203,10 @@ class EvalResult:
         return {task: by_task[task] for task in self.tasks}
 
     def within(self, steps: int | Mapping[str, int]) -> EvalResult:
-        """What an evaluation of the same policy at a shorter horizon would have found.
+        """The result of evaluating the same policy at a shorter horizon.
 
-        A success ends its episode, and a policy does not see the time, so that a longer episode
-        begins as a shorter one.
+        Success ends an episode and a policy does not observe the time, so the longer episodes
+        contain the shorter ones.
 
         Args:
             steps: The horizon in environment steps, for all tasks or by task id.
@@ -228,8 +228,8 @@ class EvalResult:
                 )
         if wanted != longest and not self.settings.get("success_ends", True):
             raise ValueError(
-                f"success within {sorted(set(wanted.values()))} steps is not known: it does not "
-                "end an episode here, and only what holds at the end counts; evaluate at that "
+                f"success within {sorted(set(wanted.values()))} steps is not known: success does "
+                "not end an episode of this suite, so only the last step counts; evaluate at that "
                 "horizon"
             )
         protocol = ProtocolId.of(self.protocol_id, self.suite)
@@ -242,7 +242,7 @@ class EvalResult:
         )
 
     def each_horizon(self) -> list[EvalResult]:
-        """The result at every horizon at which it is reported, shortest first, itself the last."""
+        """The result at every reported horizon, shortest first; the last is the result itself."""
         return [*(self.within(horizons) for horizons in self.also_within), self]
 
     @property
@@ -268,7 +268,7 @@ class EvalResult:
         return None if None in each else float(np.mean(each))  # type: ignore[arg-type]
 
     def bucket_means(self) -> dict[str, Estimate]:
-        """Mean over the evaluated tasks of each bucket that has any."""
+        """Mean over the evaluated tasks of each bucket."""
         return {
             name: mean_over_tasks(self.tasks[task].share for task in ids)
             for name, ids in self.evaluated_buckets().items()
@@ -283,7 +283,7 @@ class EvalResult:
         return {name: ids for name, ids in present.items() if ids}
 
     def to_json(self) -> str:
-        """Everything, with the rates and intervals that follow from it for other readers."""
+        """The result as JSON, with rates and intervals for other programs."""
         data = asdict(self)
         for name, task in self.tasks.items():
             rate = task.rate
@@ -303,7 +303,7 @@ class EvalResult:
 
     @classmethod
     def from_json(cls, text: str) -> EvalResult:
-        """The result that :meth:`to_json` wrote.
+        """Read a result that :meth:`to_json` wrote.
 
         Raises:
             ValueError: If the text is not such a result.
@@ -338,7 +338,7 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed between two evaluations.
+    """Differences between two evaluations.
 
     Attributes:
         tasks: By task id.
@@ -416,7 +416,7 @@ def compare(before: EvalResult, after: EvalResult) -> Comparison:
 
 
 def paired_horizons(before: EvalResult, after: EvalResult) -> list[tuple[EvalResult, EvalResult]]:
-    """Both results at every horizon at which either is told, shortest first, themselves the last.
+    """Both results at every horizon at which either is reported, shortest first.
 
     Raises:
         ValueError: If their protocols differ.
@@ -431,11 +431,11 @@ def paired_horizons(before: EvalResult, after: EvalResult) -> list[tuple[EvalRes
     return [*shorter, (before, after)]
 
 
-def within(result: EvalResult) -> str:
-    """The horizon in words: ``within 100/90 steps``, in the order of the tasks."""
+def horizon_text(result: EvalResult) -> str:
+    """The horizon as text: ``within 100/90 steps``, in the order of the tasks."""
     try:
         each = tuple(result.horizons.values())
-    except ValueError:  # a result of another program, whose protocol says nothing on horizons
+    except ValueError:  # a result of another program, without horizons in its protocol
         return f"within {result.horizon} steps"
     if len(shortest(each)) > _MOST_NAMED:
         return f"within {min(each)} to {max(each)} steps"

@@ -26,10 +26,10 @@ class PairedDifference(NamedTuple):
     """Success after minus success before on the same starts.
 
     Attributes:
-        difference: In [-1, 1], positive when it became better.
+        difference: In [-1, 1]; positive if success increased.
         low: Lower end of the confidence interval.
         high: Upper end of the confidence interval.
-        p_value: Two-sided, of no difference (exact sign test over the starts).
+        p_value: Two-sided p-value of no difference (exact sign test over the starts).
     """
 
     difference: float
@@ -42,9 +42,9 @@ def wilson(successes: float, episodes: int, confidence: float = CONFIDENCE) -> t
     """Wilson's score interval of a mean of numbers in [0, 1]: a success rate, or a mean share.
 
     Args:
-        successes: Their sum; need not be whole.
-        episodes: How many there are.
-        confidence: Of the interval.
+        successes: Sum of the numbers; need not be an integer.
+        episodes: How many numbers there are.
+        confidence: Confidence level.
 
     Raises:
         ValueError: If there are no episodes, or more successes than episodes.
@@ -77,7 +77,7 @@ def paired_difference(
     Args:
         before: ``[n]`` success (bool) or completed share in [0, 1] of each start.
         after: ``[n]`` of the same starts in the same order.
-        confidence: Of the interval.
+        confidence: Confidence level.
 
     Raises:
         ValueError: If the lengths differ or are zero.
@@ -97,7 +97,7 @@ def mean_paired_difference(
     Args:
         before: ``[n]`` success or completed share by task; n may differ between tasks.
         after: The same tasks and starts.
-        confidence: Of the interval.
+        confidence: Confidence level.
 
     Raises:
         ValueError: If the tasks differ, or the lengths of a task.
@@ -111,7 +111,7 @@ def mean_paired_difference(
 
 
 def mean_over_tasks(estimates: Iterable[Estimate]) -> Estimate:
-    """Mean of independent estimates; each end is as far away as the tasks' ends say together.
+    """Mean of independent estimates, with their intervals combined by MOVER.
 
     Raises:
         ValueError: If there is none.
@@ -188,7 +188,7 @@ class _Pairs:
         margins = float(ones * (n - ones) * others * (n - others))
         if margins == 0:
             return 0.0
-        # Of a fourfold table this is "both times neither minus gained times lost".
+        # For a 2x2 table this is "both times neither minus gained times lost".
         product = float(n * (self.before * self.after).sum() - ones * others)
         if product > 0:
             product = max(product - n / 2, 0.0)

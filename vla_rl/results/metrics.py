@@ -1,7 +1,7 @@
-"""Numbers over time: one JSON object a line, the same in TensorBoard, and a line on the terminal.
+"""Metrics of a run: one JSON object per line, and the same for TensorBoard.
 
-``metrics.jsonl`` is the truth; the TensorBoard file beside it is a view that is written anew from
-it whenever a run goes on. Nothing here imports torch.
+``metrics.jsonl`` is authoritative; the TensorBoard file next to it is written again from it
+whenever a run is resumed. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 _RESERVED = ("step", "time")
-# How well the episodes of an iteration went: success, or the completed share of sequences.
+# Success of the episodes of an iteration, or the completed share of sequences.
 _OUTCOMES = ("success", "completed")
 
 Value = float | int | bool | str | None | np.generic
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a ``metrics.jsonl``; a last line that a kill tore is left out.
+    """Read the rows of a ``metrics.jsonl``; an incomplete last line is ignored.
 
     Raises:
         ValueError: If there is no file, or a line before the last is damaged.
@@ -40,7 +40,7 @@ def read_metrics(path: Path) -> list[Row]:
         raise ValueError(f"there are no metrics at {path}")
     lines = path.read_text().split("\n")
     rows = []
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end is torn or empty
+    for number, line in enumerate(lines[:-1], 1):  # the rest is incomplete or empty
         try:
             rows.append(json.loads(line))
         except ValueError as error:
@@ -52,15 +52,15 @@ def outcome(row: Mapping[str, Any], of: str = "train") -> float | None:
     """Success over all episodes of an iteration, or completed share if any task is a sequence.
 
     Args:
-        row: Of ``metrics.jsonl``.
-        of: Which episodes: those of ``"train"``, or of the evaluation on ``"validation"`` starts.
+        row: A row of ``metrics.jsonl``.
+        of: ``"train"`` for training episodes, or ``"validation"`` for validation episodes.
     """
     names = (f"{of}/{kind}" for kind in _OUTCOMES)
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def outcomes_by_task(row: Mapping[str, Any], of: str = "train") -> dict[str, float | None]:
-    """Success of each task of an iteration, the completed share of each that is a sequence.
+    """Success of each task of an iteration, or completed share for sequences.
 
     Arguments are those of :func:`outcome`.
     """
@@ -76,8 +76,8 @@ class MetricsWriter:
     """Appends to the metrics of a run; close it, or use it as a context manager.
 
     Args:
-        folder: Run folder; metrics that are there already are kept.
-        resume_step: Step of the checkpoint that the run goes on from; see :meth:`rewind`.
+        folder: Run folder; existing metrics are kept.
+        resume_step: Step of the checkpoint that the run resumes from; see :meth:`rewind`.
 
     Attributes:
         path: The ``metrics.jsonl``.
@@ -96,9 +96,9 @@ class MetricsWriter:
         """Add a row and flush it.
 
         Args:
-            step: Of training; need not grow from row to row.
-            values: By name. A number that is not finite is written as null, with a warning the
-                first time.
+            step: Step of training; need not increase from row to row.
+            values: Metrics by name. A number that is not finite is written as null, with a warning
+                the first time.
 
         Raises:
             ValueError: If a name is ``step`` or ``time``.
@@ -114,14 +114,14 @@ class MetricsWriter:
         self._events.flush()
 
     def rewind(self, step: int, prefix: str = "") -> None:
-        """Drop the rows after a step, since the run that goes on will write them again.
+        """Drop the rows after a step, because the resumed run will write them again.
 
-        A kill at any time leaves either all the old rows or the kept ones.
+        A kill at any time leaves either all rows or only the kept ones.
 
         Args:
-            step: The last one to keep.
-            prefix: Drop only rows that have a metric whose name begins so; those of other stages
-                of a run, with steps of their own, stay.
+            step: The last step to keep.
+            prefix: Drop only rows with a metric whose name begins so, because other stages of a run
+                count their own steps.
         """
 
         def stays(row: Row) -> bool:
@@ -148,7 +148,7 @@ class MetricsWriter:
         return read_metrics(self.path) if self.path.exists() else []
 
     def _restart(self, rows: Iterable[Row]) -> tuple[TextIO, RecordWriter]:
-        """Replace both files by ones of these rows and leave them open."""
+        """Replace both files by new ones with these rows, and leave them open."""
         kept = list(rows)
         fresh = self.path.with_name(f".{FILE}.new")
         with fresh.open("w") as stream:
@@ -179,7 +179,7 @@ class MetricsWriter:
 
 
 class NoMetrics(MetricsWriter):
-    """Stands in for a writer where another process writes."""
+    """A writer that does nothing, for processes other than the main one."""
 
     def __init__(self) -> None:
         pass

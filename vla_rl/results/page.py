@@ -1,4 +1,4 @@
-"""What a run leaves for people: a learning curve, a before/after video, and a page on all of it."""
+"""The summary page of a run, with learning curve, before/after video and results."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vla_rl.results.evaluation import (
     TaskResult,
     compare,
     comparison_rows,
+    horizon_text,
     paired_horizons,
-    within,
 )
 from vla_rl.results.intervals import Estimate, PairedDifference
 from vla_rl.results.plots import PALETTE, measure
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What the page of a run shows.
+class PageContent:
+    """Content of the summary page of a run.
 
     Attributes:
-        title: For instance the name of the run.
-        facts: What ran, in short: name and value in the order to be shown (policy, algorithm, ...).
+        title: Title, for instance the name of the run.
+        facts: Short description of the run: names and values in order (policy, algorithm, ...).
         before: Evaluation before training.
         after: Evaluation after training, under the same protocol.
-        seconds: Wall time by part, in the order to be shown.
-        files: What each file or folder of the run is, by path relative to the page.
-        commands: How to go on: what a command does, and the command line.
+        seconds: Wall time by part, in order.
+        files: Description of each file or folder of the run, by path relative to the page.
+        commands: Next steps: what a command does, and the command line.
     """
 
     title: str
@@ -44,9 +44,9 @@ class Summary:
 
 
 def summary_page(
-    summary: Summary, path: Path, plot: Path | None = None, video: Path | None = None
+    summary: PageContent, path: Path, plot: Path | None = None, video: Path | None = None
 ) -> None:
-    """Write one HTML page that needs no other file; plot and video are embedded.
+    """Write a self-contained HTML page; plot and video are embedded.
 
     Raises:
         ValueError: If the two evaluations are not comparable.
@@ -61,7 +61,7 @@ def summary_page(
         _section("What ran", _definitions(summary.facts)),
         _section("Where the time went", _time_bar(summary.seconds)),
         _section("Files", _definitions(summary.files, code=True)),
-        _section("How to go on", _command_list(summary.commands)),
+        _section("Next steps", _command_list(summary.commands)),
     ]
     page = _PAGE.replace("{title}", _text(summary.title)).replace("{body}", "\n".join(parts))
     path.write_text(page, encoding="utf-8")
@@ -74,7 +74,7 @@ def _headline(before: EvalResult, after: EvalResult, timed: bool) -> str:
     change = compare(before, after).mean
     tasks = len(before.tasks)
     of = "the task" if tasks == 1 else f"{tasks} tasks"
-    when = f" {within(before)}" if timed else ""
+    when = f" {horizon_text(before)}" if timed else ""
     return (
         f'<p class="headline"><b>{_percent(before.mean.value)} → {_percent(after.mean.value)}</b> '
         f"mean {measure(before)} on {of}{when}: {_points(change)} on the same starts "
@@ -82,7 +82,7 @@ def _headline(before: EvalResult, after: EvalResult, timed: bool) -> str:
     )
 
 
-def _results_table(summary: Summary, pairs: Pairs) -> str:
+def _results_table(summary: PageContent, pairs: Pairs) -> str:
     """Before, after and change at every horizon side by side, and the length of solved episodes."""
     before = summary.before
     columns = [_horizon_rows(was, now) for was, now in pairs]
@@ -97,7 +97,7 @@ def _results_table(summary: Summary, pairs: Pairs) -> str:
         "solved episodes of the longest horizon, before and after. Protocol "
         f"<code>{_text(before.protocol_id)}</code>, drawn by {_text(before.renderer or 'unknown')}."
     )
-    heads = "".join(f'<th colspan="4">{_text(within(was))}' for was, _ in pairs)
+    heads = "".join(f'<th colspan="4">{_text(horizon_text(was))}' for was, _ in pairs)
     head = f"<tr><th>{heads}<th></tr>" if len(pairs) > 1 else ""
     head += f"<tr><th>task{'<th>before<th>after<th>change<th>test' * len(pairs)}<th>steps</tr>"
     wide = ' class="wide"' if len(pairs) > 1 else ""
@@ -122,8 +122,8 @@ def _horizon_rows(before: EvalResult, after: EvalResult) -> dict[str, _Values]:
     }
 
 
-def _row_names(summary: Summary) -> list[tuple[str, str, str]]:
-    """Name, kind and lengths of solved episodes of every row that is shown."""
+def _row_names(summary: PageContent) -> list[tuple[str, str, str]]:
+    """Name, kind and lengths of solved episodes of every row."""
     before, after = summary.before, summary.after
     rows: list[tuple[str, str, str]] = []
     for task, was in before.tasks.items():

@@ -21,7 +21,7 @@ from vla_rl.results.evaluation import (
 from vla_rl.results.intervals import Estimate
 from vla_rl.results.metrics import outcome, outcomes_by_task
 
-# Okabe and Ito's palette, which people with every kind of colour vision can tell apart.
+# Okabe and Ito's palette, which is distinguishable with every kind of colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SUCCESS, FAILURE, PLAYING = "#009E73", "#D55E00", "#C8CCD2"
 _INK, _MUTED, _MEAN = "#24292F", "#6E7781", "#24292F"
@@ -36,16 +36,16 @@ def learning_curve(
 ) -> None:
     """Draw success over environment steps, between the evaluations before and after.
 
-    Evaluations on validation starts during training are open marks. With more tasks than colours,
-    single tasks are grey and only their mean stands out.
+    Evaluations on validation starts during training are open markers. With more tasks than colours,
+    single tasks are grey and only their mean is coloured.
 
     Args:
-        rows: Of ``metrics.jsonl``; used are ``train/env_steps``, success or completed share of the
-            iteration and of each task (missing where a task was not played), the same under
+        rows: Rows of ``metrics.jsonl``. Used are ``train/env_steps``, success or completed share of
+            the iteration and of each task (missing where a task was not played), the same under
             ``validation/``, and ``time/total`` (seconds of the iteration). Rows of other stages are
-            passed over.
-        before: Evaluation of the policy that training began with, if there was one.
-        after: Evaluation of the policy that training ended with, if there was one.
+            ignored.
+        before: Evaluation of the policy before training, if there was one.
+        after: Evaluation of the policy after training, if there was one.
         path: The PNG to write.
     """
     rows = [row for row in rows if row.get("train/env_steps") is not None]
@@ -74,14 +74,14 @@ def learning_curve(
 
 
 def _tasks(rows: Sequence[Mapping[str, Any]], *results: EvalResult | None) -> list[str]:
-    """Every task that was trained or evaluated, in the order of the evaluation."""
+    """All tasks that were trained or evaluated, in the order of the evaluation."""
     evaluated = chain.from_iterable(result.tasks for result in results if result is not None)
     trained = (task for row in rows for task in outcomes_by_task(row))
     return list(dict.fromkeys([*evaluated, *trained]))
 
 
 def measure(*results: EvalResult | None) -> str:
-    """What a share of these results is of."""
+    """What the results measure: ``"success"`` or ``"completed share"``."""
     sequences = [result for result in results if result is not None and result.has_sequences]
     return "completed share" if sequences else "success"
 
@@ -108,7 +108,7 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Sequenc
 
 
 def _draw_validation(axes: Axes, rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> None:
-    """An open mark for every evaluation: of each task where they have colours, and of the mean."""
+    """Draw an open marker for every evaluation: of the mean, and of tasks that have colours."""
     rows = [row for row in rows if outcome(row, "validation") is not None]
     if not rows:
         return
@@ -141,7 +141,7 @@ def _draw_line(
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over neighbours, a tenth of the curve on the whole; shorter windows at the ends."""
+    """Moving average over a tenth of the curve, with shorter windows at the ends."""
     half = len(values) // 20
     total = np.concatenate([[0.0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - half, 0)
@@ -166,7 +166,7 @@ def _add_minutes(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _nice(value: float) -> float:
-    """The first of 1, 2, 5, 10, ... (times a power of ten) that is not below the value."""
+    """The smallest of 1, 2, 5, 10, ... (times a power of ten) that is at least the value."""
     power: float = 10.0 ** math.floor(math.log10(max(value, 1e-3)))
     return next(unit * power for unit in (1, 2, 5, 10) if unit * power >= value * (1 - 1e-9))
 

@@ -1,8 +1,8 @@
-"""Names of evaluation protocols: a sentence of everything that changes the number.
+"""Ids of evaluation protocols, which contain everything that determines a result.
 
-For instance ``custom:metaworld:100x90+100steps:image_size=64:2tasks-1f3a5c7e``: its name, the
-suite, starts of each task and horizons in the order of the sorted task ids (one number if all are
-equal), the suite's settings, the tasks, and an instruction that is not their own.
+For instance ``custom:metaworld:100x90+100steps:image_size=64:2tasks-1f3a5c7e``: the protocol's
+name, the suite, starts per task and horizons in the order of the sorted task ids (one number if all
+are equal), the suite's settings, the tasks, and the instruction if it is not the suite's own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CUSTOM = "custom"
-"""Name of whatever is no protocol of a suite."""
+"""Name of an evaluation without a named protocol."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ProtocolId:
     """The parts of an id.
 
     Attributes:
-        name: Of a protocol of the suite, or ``CUSTOM``.
+        name: Name of a protocol of the suite, or ``CUSTOM``.
         suite: Name of the suite.
         episodes: Starts of each task.
         horizons: Environment steps, in the order of the sorted task ids; one number stands for all.
@@ -34,12 +34,12 @@ class ProtocolId:
 
     @classmethod
     def of(cls, text: str, suite: str) -> ProtocolId:
-        """The parts of an id of a suite.
+        """Parse an id of a suite.
 
         Raises:
-            ValueError: If the text is no such id.
+            ValueError: If the text is not such an id.
         """
-        name, _, after = text.partition(f":{suite}:")  # a suite's name may have colons of its own
+        name, _, after = text.partition(f":{suite}:")  # a suite's name may contain colons
         counts, found, rest = after.partition("steps:")
         episodes, _, horizons = counts.partition("x")
         numbers = (episodes, *horizons.split("+"))
@@ -51,7 +51,7 @@ class ProtocolId:
         return cls(name, suite, int(episodes), tuple(map(int, numbers[1:])), rest)
 
     def with_horizons(self, horizons: Sequence[int]) -> ProtocolId:
-        """The same starts and tasks with other horizons; a named protocol is then no longer it.
+        """The same starts and tasks with other horizons, no longer under a protocol's name.
 
         Args:
             horizons: Environment steps of each task, in the order of the sorted ids.

@@ -1,7 +1,6 @@
-"""Run folders of ``vla-rl train`` and ``vla-rl demo``, read back and sorted by what they tried.
+"""Reading run folders of ``vla-rl train`` and ``vla-rl demo``, and grouping them by label.
 
-Only runs of one world can be compared; among them, those that differ in their seed only belong
-together under one label.
+Only runs in the same world can be compared. Runs that differ only in their seed share a label.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_rl.config import flat
+from vla_rl.config import dotted
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.results.metrics import FILE, outcome, outcomes_by_task, read_metrics
 
 Numbers = NDArray[np.float64]
 
-BEST = "best"  # folder of the policy that did best on validation starts
-RECORD = "validation.json"  # in it: that evaluation, and after which iteration it was
-ALL = "all"  # a world's word for every task of its suite
+BEST = "best"  # folder of the policy that was best on validation starts
+RECORD = "validation.json"  # file in it: that evaluation, with its iteration
+ALL = "all"  # in a world: every task of its suite
 _NOT_SETTINGS = {"seed", "out", "resume", "algorithm", "world.suite", "world.tasks"}
 _NOT_SETTINGS |= {"history"}  # see _settings
-_NOT_SETTINGS |= {"world.max_steps"}  # like suite and tasks: may not differ at all
-_NOT_SETTINGS |= {"train.eval_every", "train.eval_episodes"}  # what is trained is the same
-_INPUTS = ("policy", "demos")  # paths: each seed may well have its own
+_NOT_SETTINGS |= {"world.max_steps"}  # like suite and tasks: must not differ
+_NOT_SETTINGS |= {"train.eval_every", "train.eval_episodes"}  # do not affect training
+_INPUTS = ("policy", "demos")  # paths, which may differ between seeds
 _TIME = "time/"
 
 
@@ -39,18 +38,18 @@ class FinishedRun:
 
     Attributes:
         folder: Where it is.
-        algorithm: Its name.
-        seed: Of the run.
+        algorithm: Name of the algorithm.
+        seed: Seed of the run.
         suite: Name of the suite.
         horizons: Environment steps by task id, None for the suite's own; the only key may be
             ``all``.
-        settings: All others by dotted name, as in ``config.json``.
-        inputs: Paths that training started from (``policy``, ``demos``), where it was given any.
+        settings: All other settings by dotted name, as in ``config.json``.
+        inputs: Paths that training started from (``policy``, ``demos``), if any.
         env_steps: ``[iterations]``, environment steps taken so far after each iteration.
         success: By task id ``[iterations]`` in [0, 1], NaN where the task was not played; of a
             sequence, the completed share.
         seconds: Wall time of all iterations by part; ``total`` is one of them.
-        evaluation: On held-out starts after training, if there was one.
+        evaluation: Evaluation on held-out starts after training, if there was one.
     """
 
     folder: Path
@@ -70,16 +69,16 @@ def read_run(folder: Path) -> FinishedRun:
     """Read a run folder.
 
     Raises:
-        ValueError: If it is not one or holds no iteration of training, with what to do.
+        ValueError: If it is not a run folder or has no iteration of training; says what to do.
     """
     config = _read_config(folder)
     again = f"`vla-rl {config.get('command', 'train')} --resume --out {folder}`"
     if not (folder / FILE).is_file():
-        raise ValueError(f"{folder} has no {FILE}; start the run with {again}, or leave it out")
+        raise ValueError(f"{folder} has no {FILE}; start it with {again}, or leave it out")
     rows = [r for r in read_metrics(folder / FILE) if r.get("train/env_steps") is not None]
     if not rows:
         raise ValueError(
-            f"{folder / FILE} holds no iteration of training; go on with {again}, or leave it out"
+            f"{folder / FILE} has no iteration of training; continue with {again}, or leave it out"
         )
     outcomes = [outcomes_by_task(row) for row in rows]
     tasks = sorted({task for by_task in outcomes for task in by_task})
@@ -131,11 +130,11 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Numbers:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted name; of a learner that was changed on the way, with what it was before.
+    """Settings by dotted name; of changed learner settings, with their earlier values.
 
-    A run that was given more time is like one that had it from the beginning.
+    A run that was extended counts like one that had the longer budget from the start.
     """
-    settings = dict(flat(config))
+    settings = dict(dotted(config))
     for entry in reversed(config.get("history", [])):
         for name, (old, _) in entry["changed"].items():
             if name.startswith("learner."):
@@ -151,9 +150,9 @@ def _horizons(world: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Runs by label: the algorithm, and whatever else differs between runs of that algorithm.
+    """Group runs by label: the algorithm, and all settings that differ between its runs.
 
-    Where they start from different policies or demonstrations, that is warned about.
+    Warns about runs that start from different policies or demonstrations.
 
     Raises:
         ValueError: If two runs have the same label and seed, or if suite, tasks, horizons or the
@@ -197,7 +196,7 @@ def _check_worlds(runs: Sequence[FinishedRun]) -> None:
 
 def _label(run: FinishedRun, peers: Sequence[FinishedRun]) -> str:
     names = list(dict.fromkeys(name for peer in peers for name in peer.settings))
-    if _differs("command", peers):  # what only one command has is said by the command's name
+    if _differs("command", peers):  # settings of only one command are covered by its name
         names = [name for name in names if all(name in peer.settings for peer in peers)]
     shown = (
         f"{name.removeprefix('algo.')}={_shown(run.settings.get(name, 'unset'))}"
@@ -215,11 +214,10 @@ def _shown(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def kept(folder: Path) -> dict[str, str]:
-    """What validation starts say of the policies that a run keeps, by name of their folder.
+def kept_policies(folder: Path) -> dict[str, str]:
+    """Descriptions of a run's last and best policy with their validation success, by folder name.
 
-    The last one (``policy``), then the best one; nothing for a run that was not evaluated so, or
-    that is no run.
+    Empty for a run without validation, or a folder that is not a run.
     """
     path = folder / FILE
     rows = read_metrics(path) if path.is_file() else []

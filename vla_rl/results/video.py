@@ -1,4 +1,4 @@
-"""The video of the same starts before and after."""
+"""A video of the same starts before and after training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Clip:
 
     Attributes:
         frames: ``[t]`` frames, each ``[h, w, 3]`` uint8; at least one.
-        success: How it ended.
+        success: Whether it was solved.
     """
 
     frames: Frames
@@ -40,7 +40,7 @@ def before_after_video(
 ) -> None:
     """Write clips side by side as an mp4: a column for each task, before above after.
 
-    A clip that ended holds its last frame, with a border and a word for success or failure.
+    A clip that has ended keeps its last frame, with a border and the word success or failure.
 
     Args:
         before: One clip for each label.
@@ -59,7 +59,9 @@ def before_after_video(
         )
     if not all(len(clip.frames) for clip in (*before, *after)):
         raise ValueError("every clip of a video needs at least one frame")
-    length = max(len(clip.frames) for clip in (*before, *after)) + fps  # hold the end for a second
+    length = (
+        max(len(clip.frames) for clip in (*before, *after)) + fps
+    )  # keep the last frames for a second
     pictures = (_picture(before, after, labels, t) for t in range(length))
     temporary = path.with_name(f".{path.name}.new.mp4")
     _encode(pictures, temporary, fps)

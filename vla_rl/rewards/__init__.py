@@ -1,8 +1,8 @@
-"""Rewards: what algorithms learn from, made of whole groups of episodes.
+"""Rewards that algorithms learn from, computed for whole groups of episodes.
 
 A module defines a dataclass ``Reward`` whose fields are its settings (``--reward.NAME.FIELD``).
 Most look at one episode at a time: they inherit :class:`EpisodeReward` and define
-``of(trajectory, end)``. One that compares episodes, or that learns, defines ``score`` itself.
+``of(trajectory, end)``. A reward that compares episodes, or learns, defines ``score`` itself.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ from vla_rl.types import Floats, Group, Trajectory
 class Reward(Protocol):
     """What a module in ``rewards/`` (or a user's own) must define as ``Reward``.
 
-    It may hold a network: rewards are computed where the learner is, never in workers. Of several
-    processes each computes those of the groups that it played. But a reward that learns, one whose
-    ``state_dict`` is not empty, is given every group in every process, so that what it learns is
-    the same in all. What changes during a run is no field; it is assigned in ``__post_init__``.
+    It may hold a network: rewards are computed in the learner's process, never in workers. With
+    several processes, each computes the rewards of the groups that it played. A reward that learns,
+    whose ``state_dict`` is not empty, gets every group in every process, so that it learns the same
+    in all. State that changes during a run is not a field; assign it in ``__post_init__``.
     """
 
     @property
     def weight(self) -> float:
-        """What it is multiplied with before the rewards of a run are added up."""
+        """Factor on this reward in the sum of the run's rewards."""
 
     @property
     def pays(self) -> Pays:
-        """For what: the ``outcome`` of an episode (also part by part), its single ``steps``, or
-        ``shaping``, which must not change what is best.
+        """What it is paid for: the ``outcome`` of an episode (also part by part), single
+        ``steps``, or ``shaping``, which must not change the optimal policy.
         """
 
     @property
     def needs_images(self) -> bool:
-        """Whether it looks at images, which are else dropped where features replace them, and at
-        what was to be seen after the last step (``Trajectory.final_obs``). If it learns, too,
+        """Whether it needs the observation after the last step (``Trajectory.final_obs``), and
+        images, which are otherwise dropped where cached features replace them. If it learns, too,
         several processes send each other the images of all episodes.
         """
 
     def score(self, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
-        """``[T]`` float32 for every episode of every group, without its weight.
+        """Rewards ``[T]`` float32 of every episode of every group, without the weight.
 
-        What one group is paid depends on no other, but for what the reward has learned.
+        Those of one group do not depend on other groups, except by what the reward has learned.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes during a run, for resuming: as of a checkpoint."""
+        """State that changes during a run, for a checkpoint."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Restore a saved state."""
 
 
 def settings_types(names: Sequence[str]) -> dict[str, type]:
     """The class ``Reward`` of every plug-in, by the name that its options begin with.
 
     Raises:
-        ValueError: If one is unknown, two would share their options, or one has fields that are no
+        ValueError: If one is unknown, two would share their options, or one has fields that are not
             settings.
     """
     kinds: dict[str, type] = {}
@@ -77,36 +77,36 @@ def settings_types(names: Sequence[str]) -> dict[str, type]:
         for field in fields(kinds[short]):
             if not field.init:
                 raise ValueError(
-                    f"reward {name!r} declares {field.name!r}, which is no setting: assign what "
-                    "changes during a run in __post_init__ instead"
+                    f"reward {name!r} declares {field.name!r}, which is not a setting: assign "
+                    "state that changes during a run in __post_init__ instead"
                 )
     return kinds
 
 
 @dataclass(frozen=True)
 class EpisodeReward(ABC):
-    """A reward without state that looks at one episode at a time."""
+    """Base class of rewards without state that score each episode by itself."""
 
     weight: float = 1.0
-    """What this reward is multiplied with before the rewards of the run are added up."""
+    """Factor on this reward in the sum of the run's rewards."""
 
     pays: ClassVar[Pays] = "outcome"
     needs_images: ClassVar[bool] = False
 
     @abstractmethod
     def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-        """``[T]`` float32; pure."""
+        """Rewards ``[T]`` float32 of an episode, without the weight; a pure function."""
 
     def score(self, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
-        """Every episode by itself."""
+        """Score every episode by itself."""
         return [[self.of(trajectory, end) for trajectory in group] for group in groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing changes."""
+        """No state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Nothing to take over."""
+        """No state to restore."""
 
 
 Score = Callable[[Reward, Sequence[Group], EpisodeEnd], list[list[Floats]]]
@@ -123,16 +123,16 @@ def rewarded(
     end: EpisodeEnd,
     score: Score = scored,
 ) -> list[Group]:
-    """The groups with the weighted sum of the rewards, and whether anything follows an episode.
+    """Copies of groups with ``reward`` and ``bootstrapped`` filled in.
 
     Args:
         groups: Episodes as they were played.
-        rewards: By name.
+        rewards: The rewards of the run, by name; their weighted sum is used.
         end: How episodes end.
         score: Asks a reward; several processes may do that together.
 
     Raises:
-        ValueError: If a reward's numbers are not one for each decision.
+        ValueError: If a reward does not return one number for each decision.
     """
     total = [[np.zeros(t.decisions, np.float32) for t in group] for group in groups]
     for name, reward in rewards.items():

@@ -1,8 +1,8 @@
 """The environment's own reward of every step, scaled by its suite.
 
-A solved episode goes on being paid until its horizon (:mod:`vla_rl.episode_end`), at the rate that
-the suite states for a solved step, or that of its last step, but never less than nothing: where
-steps are punished, to be done is the reward.
+A solved episode is credited with further steps up to its horizon (:mod:`vla_rl.episode_end`), at
+the rate that the suite states for a solved step or else that of its last step, but never a negative
+one: where steps are penalised, finishing is the reward.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reward(EpisodeReward):
     pays: ClassVar[Pays] = "steps"
 
     def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-        """``[T]`` float32."""
+        """Rewards ``[T]`` float32 of an episode."""
         task = trajectory.spec.task
         suite = plugins.load("envs", task.suite)
         scaled: DenseReward = vars(suite).get("dense_reward", _plain)(task)

@@ -1,8 +1,8 @@
-"""DAPO's soft punishment of overlong rollouts, for successes only (arXiv 2503.14476).
+"""DAPO's soft penalty on overlong rollouts, for successes only (arXiv 2503.14476).
 
-Failures run to the time limit anyway; punishing them would add a constant that only inflates the
-standard deviation of their group. Where success does not end an episode every one runs to the
-limit, and there is no slow success.
+Failures run to the time limit anyway; penalising them would add a constant that only inflates the
+standard deviation of their group. Where success does not end an episode, all episodes run to the
+limit, so none is penalised.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from vla_rl.types import Floats, Trajectory
 
 @dataclass(frozen=True)
 class Reward(EpisodeReward):
-    """0 to -1 at the last decision of a slow success; to be added to `sparse`."""
+    """Penalty of 0 to -1 at the last decision of a slow success; to be combined with `sparse`."""
 
     cache: float = 0.2
-    """Share of the horizon, at its end, over which the punishment grows from 0 to 1; in (0, 1]."""
+    """Last share of the horizon, in (0, 1], over which the penalty grows from 0 to 1."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cache <= 1:
@@ -30,7 +30,7 @@ class Reward(EpisodeReward):
             )
 
     def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-        """``[T]`` float32."""
+        """Rewards ``[T]`` float32 of an episode."""
         out = np.zeros(trajectory.decisions, np.float32)
         if trajectory.success and not trajectory.truncated:
             horizon = trajectory.spec.task.max_steps

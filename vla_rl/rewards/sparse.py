@@ -16,7 +16,7 @@ class Reward(EpisodeReward):
     """1 at the last decision of a solved episode."""
 
     def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-        """``[T]`` float32, zero but for that 1."""
+        """Rewards ``[T]`` float32 of an episode, 0 except for that 1."""
         out = np.zeros(trajectory.decisions, np.float32)
         out[-1] = float(trajectory.success)
         return out

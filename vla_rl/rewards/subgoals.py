@@ -1,6 +1,6 @@
-"""The parts of a sequence as they are completed, 1 in all; 1 at success for any other task.
+"""A reward for each part of a sequence, 1 in total; for any other task 1 at success.
 
-The sparse reward of a sequence waits for the last part and says nothing before.
+The sparse reward of a sequence is 0 until its last part is completed.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from vla_rl.types import Floats, Trajectory
 
 @dataclass(frozen=True)
 class Reward(EpisodeReward):
-    """Newly completed subgoals over their number, at the decision that completed them."""
+    """Share of the subgoals that a decision completes."""
 
     def of(self, trajectory: Trajectory, end: EpisodeEnd) -> Floats:
-        """``[T]`` float32."""
+        """Rewards ``[T]`` float32 of an episode."""
         parts = len(trajectory.spec.task.subgoals)
         if parts:
             done = np.array([int(bits).bit_count() for bits in trajectory.completed], np.float32)

@@ -1,1 +1,1 @@
-"""From starts to trajectories: the episode loop, its workers, and where the policy runs."""
+"""Collecting trajectories: the episode loop, its workers, and where the policy runs."""

@@ -1,4 +1,4 @@
-"""What plays episodes: the contract of a collector, and what it is given and gives."""
+"""The contract of a collector, which plays episodes, with its settings and its result."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class RolloutConfig:
     """How episodes are collected."""
 
     placement: Literal["auto", "workers", "served"] = "auto"
-    """Where the policy acts: a copy in every worker, or one that serves torch-free workers.
-    `auto` takes `served` for a policy on a GPU and `workers` on CPU."""
+    """Where the policy runs: a copy in every worker (`workers`), or one that serves workers without
+    torch (`served`). `auto` is `served` for a policy on a GPU, and `workers` on CPU."""
     workers: int = 0
-    """Number of worker processes; 0 means one per CPU core."""
+    """Number of worker processes; 0 for one per CPU core."""
     max_in_flight: int = 512
-    """Most episodes that are open at once, over all workers."""
+    """Largest number of episodes in progress at once, over all workers."""
     timeout: float = 180.0
-    """Seconds of silence after which a busy worker counts as hung and is restarted."""
+    """Seconds without a message after which a busy worker counts as hung and is restarted."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -38,7 +38,7 @@ class RolloutConfig:
 
 
 class Rollout(NamedTuple):
-    """What a collection gave.
+    """Result of a collection.
 
     Attributes:
         trajectories: In the order of the specs.
@@ -58,23 +58,23 @@ def _quiet(task: str, share: float) -> None:
 
 
 class Collector(Protocol):
-    """Plays pairs of spec and key under the weights of a policy, wherever it likes.
+    """Plays episodes, given by a spec and a noise key each, with the weights of a policy.
 
     An episode is a function of its spec, its key and the weights, so a collector may play it again,
-    or somewhere else, when something fails.
+    or in another process, when something fails.
     """
 
     @property
     def workers(self) -> int:
-        """How many processes simulate."""
+        """Number of processes that simulate."""
 
     @property
     def lost(self) -> int:
-        """How many workers died or hung and were replaced so far."""
+        """Number of workers that died or hung and were replaced so far."""
 
     @property
     def retried(self) -> int:
-        """How many episodes raised and were played again so far."""
+        """Number of episodes that raised and were played again so far."""
 
     def collect(
         self,
@@ -84,10 +84,10 @@ class Collector(Protocol):
         settings: PlaySettings,
         on_episode: OnEpisode = _quiet,
     ) -> Rollout:
-        """Play every spec once, in order. Equal specs stand together (they form a group).
+        """Play every spec once, in order. Equal specs are adjacent (they form a group).
 
         Raises:
-            RuntimeError: If episodes fail again and again.
+            RuntimeError: If episodes keep failing.
         """
 
     def record(
@@ -96,15 +96,15 @@ class Collector(Protocol):
         """Expert demonstrations in the order of the specs."""
 
     def retrace(self, trajectories: Sequence[Trajectory]) -> list[Demonstration]:
-        """Episodes that a policy played, with what was to be seen at every step of them."""
+        """Demonstrations from episodes that a policy played, with an observation at every step."""
 
     def film(
         self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]
     ) -> list[list[np.ndarray]]:
-        """Frames of episodes (spec and its ``[L, A]`` actions) under other settings."""
+        """Frames of replayed episodes (spec and ``[L, A]`` actions) with other suite settings."""
 
 
 def episode_keys(seed: int, use: str, *index: int, count: int) -> list[int]:
-    """``count`` noise keys of a run for one use; equal arguments give equal keys."""
+    """Noise keys of a run for one use; equal arguments give equal keys."""
     words = seeding.sequence(seed, use, *index).generate_state(count, np.uint64)
     return [int(word >> np.uint64(1)) for word in words]  # fits a signed 64-bit integer

@@ -1,8 +1,8 @@
-"""Rollouts on this machine: workers that simulate, and a policy in each or one that serves them.
+"""Rollouts on this machine: workers that simulate, with a policy in each or one that serves all.
 
-``workers`` placement: every worker owns a copy of the policy and batches over its slots; nothing is
+``workers`` placement: every worker has a copy of the policy and batches over its slots; nothing is
 exchanged per step. Best on CPU. ``served`` placement: one batched policy in this process serves
-torch-free workers. Best on a GPU. The caller cannot tell them apart.
+workers without torch. Best on a GPU. Both give the caller the same interface.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vla_rl.types import Demonstration, EpisodeSpec, Floats, Timing, Trajectory
 PARTS = ("physics", "render", "transfer", "policy")
 
 
-MAX_RESTARTS = 3  # of one wave, after which losing a worker ends the run
+MAX_RESTARTS = 3  # per call; losing a worker more often ends the run
 
 
 class LocalCollector:
@@ -37,10 +37,10 @@ class LocalCollector:
         """Start the workers.
 
         Args:
-            suite: Plug-in name.
+            suite: Plug-in name of the suite.
             settings: The suite's ``Settings``.
-            config: How to collect.
-            device: Where the policy lives (``"cpu"``, ``"cuda"``).
+            config: Settings of the collection.
+            device: Device of the policy (``"cpu"``, ``"cuda"``).
         """
         self.suite, self.settings = suite, settings
         module = plugins.load("envs", suite)
@@ -76,12 +76,12 @@ class LocalCollector:
 
     @property
     def lost(self) -> int:
-        """How many workers died or hung and were replaced so far."""
+        """Number of workers that died or hung and were replaced so far."""
         return self._pool.lost
 
     @property
     def retried(self) -> int:
-        """How many episodes raised and were played again so far."""
+        """Number of episodes that raised and were played again so far."""
         return self._pool.failures.total
 
     def collect(
@@ -92,14 +92,14 @@ class LocalCollector:
         settings: PlaySettings,
         on_episode: OnEpisode = _quiet,
     ) -> Rollout:
-        """Play every spec once. Equal specs should stand together (they form a group).
+        """Play every spec once. Equal specs should be adjacent (they form a group).
 
         A worker that dies, hangs or raises is replaced and its episodes are played again, with the
-        same result, since an episode depends on spec, key and weights only.
+        same result, because an episode depends on spec, key and weights only.
 
         Raises:
             WorkerFailed: If an episode raises twice, or too many do.
-            WorkerLost: If a worker is lost again and again.
+            WorkerLost: If a worker is lost too often.
         """
         self._pool.failures.begin()
         one_wave = self._play_in_workers if self.placement == "workers" else self._play_served
@@ -125,10 +125,9 @@ class LocalCollector:
         return self._recorded("record", specs, on_episode)
 
     def retrace(self, trajectories: Sequence[Trajectory]) -> list[Demonstration]:
-        """Episodes that a policy played, with what was to be seen at every step of them.
+        """Demonstrations from episodes that a policy played, with an observation at every step.
 
-        Because a start determines everything, they are played again; a policy looks only where it
-        decides.
+        A policy observes only at its decisions, so the episodes are replayed from their starts.
         """
         episodes = [(t.spec, t.chunk.actions[t.executed]) for t in trajectories]
         return self._recorded("retrace", episodes, _quiet)
@@ -136,7 +135,7 @@ class LocalCollector:
     def _recorded(
         self, method: str, orders: Sequence[object], on_episode: OnEpisode
     ) -> list[Demonstration]:
-        """Let the workers record something for every order."""
+        """Let the workers record one demonstration for every order."""
         self._pool.failures.begin()
         dealt = [list(range(w, len(orders), self.workers)) for w in range(self.workers)]
         jobs = [Job(method, ([orders[i] for i in mine],)) for mine in dealt if mine]
@@ -149,7 +148,7 @@ class LocalCollector:
     def film(
         self, settings: object, episodes: Sequence[tuple[EpisodeSpec, Floats]]
     ) -> list[list[np.ndarray]]:
-        """Replay episodes (spec and its ``[L, A]`` actions) under other settings, as frames."""
+        """Frames of replayed episodes (spec and ``[L, A]`` actions) with other suite settings."""
         self._pool.failures.begin()
         clips: list[list[np.ndarray]] = []
         for first in range(0, len(episodes), self.workers):
@@ -161,7 +160,7 @@ class LocalCollector:
         return clips
 
     def close(self) -> None:
-        """End the workers and remove shared memory."""
+        """Stop the workers and remove shared memory."""
         self._pool.close()
         if self._weights is not None:
             self._weights.close()
@@ -237,8 +236,8 @@ class LocalCollector:
                 failed = error.what
             finally:
                 simulation.close()
-            # The slots of that worker are gone; nobody else's answers can be trusted to be in
-            # order any more, so the wave starts over with fresh workers.
+            # The slots of that worker are gone, and messages of the others may be out of order, so
+            # all of these episodes start over with new workers.
             self._pool.replace_all()
 
     def _publish(self, policy: Policy) -> Published:
@@ -257,7 +256,7 @@ class LocalCollector:
 
 
 def _unhidden(timing: Timing) -> dict[str, float]:
-    """Physics and render as far as the policy had to wait for them (the rest was overlapped)."""
+    """Time for which the policy had to wait for physics and rendering (the rest overlapped)."""
     busy = timing.seconds.get("physics", 0.0) + timing.seconds.get("render", 0.0)
     share = min(1.0, timing.seconds.get("waiting", 0.0) / busy) if busy else 0.0
     return {part: share * timing.seconds.get(part, 0.0) for part in ("physics", "render")}

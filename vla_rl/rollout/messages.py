@@ -1,4 +1,4 @@
-"""Messages between processes: arrays travel through shared memory, the rest through a pipe."""
+"""Messages between processes: arrays through shared memory, everything else through a pipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from typing import cast
 
-INLINE_BYTES = 1 << 18  # below this a pipe is as fast as a shared segment
+INLINE_BYTES = 1 << 18  # smaller arrays are sent through the pipe, which is as fast
 
 
 def send(connection: Connection, message: object) -> None:

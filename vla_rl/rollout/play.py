@@ -1,9 +1,9 @@
-"""Rollouts: specs and a policy in, trajectories out.
+"""The episode loop: from specs and a policy to trajectories.
 
-:func:`play` is the one episode loop. It drives a :class:`Simulation`, which is either the slots of
-this process (the policy lives in the worker, one copy per core) or slots in torch-free worker
-processes (one batched policy serves them in two overlapped halves). The two placements differ in
-nothing else; see :mod:`vla_rl.rollout.local_collector`.
+:func:`play` drives a :class:`Simulation`, which is either the slots of this process (each worker
+has its own copy of the policy) or slots in worker processes without torch (one batched policy
+serves them in two overlapping halves). The two placements differ in nothing else; see
+:mod:`vla_rl.rollout.local_collector`.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class Actor(Protocol):
     def act(
         self, obs: Observation, instructions: Sequence[str], keys: NDArray[np.int64] | None
     ) -> ActionChunk:
-        """Decide for B rows; ``keys [B, 2]`` name the noise, None asks for the greedy action."""
+        """Choose B chunks; ``keys [B, 2]`` seed the noise, None acts greedily."""
 
 
 class Simulation(Protocol):
-    """Slots somewhere: begin episodes, then submit chunks and receive what came of them."""
+    """Episodes in progress, in this process or others: begin, submit chunks, receive results."""
 
     def begin(self, specs: Sequence[EpisodeSpec]) -> tuple[Observation, Floats]:
-        """First observations ``[N]`` and progress ``[N]``."""
+        """Begin N episodes; return first observations ``[N]`` and progress ``[N]``."""
 
     def halves(self, count: int) -> list[Rows]:
-        """Row sets that take turns, so that simulation and policy overlap."""
+        """Divide rows into sets that take turns, so that simulation and policy overlap."""
 
     def submit(self, rows: Rows, actions: Floats) -> None:
         """Start executing ``[B, H, A]`` in these rows."""
 
     def receive(self, rows: Rows) -> StepResult:
-        """Wait for the rows submitted last."""
+        """Wait for the results of the rows that were submitted."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class PlaySettings:
     """How episodes are played.
 
     Attributes:
-        greedy: Act with the mean, without exploration noise.
-        keep_images: Keep images in the trajectories even if frozen features replace them.
-        final_value: Look once more after a time limit, so that a critic can bootstrap.
-        final_obs: Look once more after every episode, and keep what was seen in the trajectory.
+        greedy: Act without exploration noise.
+        keep_images: Keep images in the trajectories even if cached features replace them.
+        final_value: Observe the last state of episodes that the time limit cut, for a critic.
+        final_obs: Observe the last state of every episode, and keep it in the trajectory.
         version: The learner's version, written into every trajectory.
     """
 
@@ -76,7 +76,7 @@ class PlaySettings:
 
     @property
     def last_look(self) -> LastLook:
-        """At the last state of which episodes somebody has to look."""
+        """The episodes whose last state must be observed."""
         if self.final_obs:
             return "all"
         return "truncated" if self.final_value else "none"
@@ -84,7 +84,7 @@ class PlaySettings:
 
 @dataclass
 class LocalSimulation:
-    """The slots of this process; executes at once."""
+    """The slots of this process, executed immediately."""
 
     pool: SlotPool
     _results: deque[StepResult] = field(default_factory=deque)
@@ -94,7 +94,7 @@ class LocalSimulation:
         return self.pool.begin(specs)
 
     def halves(self, count: int) -> list[Rows]:
-        """One set: nothing can overlap in one process."""
+        """A single set, because nothing can overlap in one process."""
         return [np.arange(count)]
 
     def submit(self, rows: Rows, actions: Floats) -> None:
@@ -108,7 +108,7 @@ class LocalSimulation:
 
 @dataclass
 class _Recorder:
-    """Collects one episode."""
+    """Records one episode."""
 
     spec: EpisodeSpec
     key: int
@@ -164,15 +164,15 @@ def play(
     """Play every spec once and return the trajectories in the order of the specs.
 
     Args:
-        actor: Decides; a function of its rows only, so the result does not depend on who else is
-            in the batch (beyond float rounding).
-        simulation: Where the episodes run.
-        specs: N starts; equal ones should stand together.
-        keys: N noise keys; the same key gives the same noise wherever it is replayed.
-        settings: How to play.
-        timing: Gets the time spent in the policy.
+        actor: The policy. Its decision for a row depends on that row only, so the result does not
+            depend on the rest of the batch (up to float rounding).
+        simulation: Runs the episodes.
+        specs: N starts; equal ones should be adjacent.
+        keys: N noise keys; the same key always gives the same noise.
+        settings: Settings of the episodes.
+        timing: The time spent in the policy is added to it.
         on_finished: Called with every finished episode.
-        on_round: Called after every round of decisions (a sign of life).
+        on_round: Called after every round of decisions, for instance as a heartbeat.
     """
     obs, progress = simulation.begin(specs)
     recorders = [
@@ -216,14 +216,14 @@ def play(
 
 
 def _copied(obs: Observation) -> Observation:
-    # What it is a part of is that of a whole batch, which would stay in memory with it.
+    # A view would keep the observations of the whole batch in memory.
     return Observation(obs.images.copy(), obs.state.copy())
 
 
 def _final_values(
     actor: Actor, recorders: Sequence[_Recorder], result: StepResult
 ) -> dict[int, float]:
-    """The critic's output for the last observation of the rows that the time limit ended."""
+    """The critic's output for the last observation of the rows that the time limit cut."""
     cut = np.flatnonzero(result.truncated)
     if not len(cut):
         return {}

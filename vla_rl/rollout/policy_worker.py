@@ -1,6 +1,6 @@
-"""A worker that owns a copy of the policy: simulation and decisions in one process, no barrier.
+"""A worker with its own copy of the policy: simulation and decisions in one process.
 
-The weights are loaded whenever the learner has published new ones.
+It loads weights whenever the learner has published new ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vla_rl.rollout.weights import Weights
 from vla_rl.types import EpisodeSpec, Spaces, Timing, Trajectory
 
 _BETWEEN_SIGNS = 0.1
-"""Seconds between two signs of life, far below any sensible ``--rollout.timeout``."""
+"""Seconds between two heartbeats, far below any sensible ``--rollout.timeout``."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class PolicyRecipe:
         return cls(type(policy).__module__, policy.config, policy.spaces)
 
     def build(self) -> Policy:
-        """A policy whose weights are about to be replaced."""
+        """Build the policy; its weights will be overwritten."""
         made: Policy = importlib.import_module(self.module).Policy.blank(self.config, self.spaces)
         return made
 
 
 @dataclass(frozen=True)
 class Published:
-    """Everything besides the weights that acting depends on.
+    """Everything that acting depends on.
 
     Attributes:
-        recipe: How the policy is built.
-        weights: Where they are.
+        recipe: How to build the policy.
+        weights: Where to find the weights.
         frozen: Names of the frozen parameter groups.
-        density: Of which density log-probabilities are.
+        density: Density of the log-probabilities.
         text_memory: Text features by instruction.
     """
 
@@ -95,7 +95,7 @@ class PolicyWorker(SimulationWorker):
         return trajectories, timing.seconds
 
     def _live(self) -> None:
-        """A sign of life, not oftener than is of use: each one wakes the parent."""
+        """Send a heartbeat, but not too often, because each one wakes the parent."""
         now = time.monotonic()
         if now - self._heard >= _BETWEEN_SIGNS:
             self._heard = now
@@ -103,7 +103,7 @@ class PolicyWorker(SimulationWorker):
 
     def _current(self, published: Published) -> Policy:
         if self._policy is None or self._recipe != published.recipe:
-            torch.set_num_threads(1)  # one core a worker; more threads only spin
+            torch.set_num_threads(1)  # one core per worker; more threads would only wait
             self._recipe, self._policy = published.recipe, published.recipe.build()
             self._loaded = None
         if self._loaded != published.weights:

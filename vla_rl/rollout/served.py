@@ -1,7 +1,7 @@
-"""Slots in torch-free worker processes, served by one batched policy in this process.
+"""Slots in worker processes without torch, served by one batched policy in this process.
 
-Observations arrive in shared memory. The rows are split in two halves that take turns: while the
-policy decides for one half, the workers move and render the other.
+Observations arrive in shared memory. The rows are split into two halves that take turns: while the
+policy acts for one half, the workers simulate and render the other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ServedSimulation:
         """See :class:`vla_rl.rollout.play.Simulation`; a group stays in one worker."""
         self._owner = owners(specs, len(self._pool))
         self._slot = np.zeros(len(specs), np.int64)
-        busy = int(self._owner.max()) + 1  # workers are dealt to in order
+        busy = int(self._owner.max()) + 1  # workers are assigned in order
         mine = [np.flatnonzero(self._owner == worker) for worker in range(busy)]
         jobs = []
         for rows in mine:
@@ -53,7 +53,7 @@ class ServedSimulation:
         return self._shared.read(np.arange(len(specs))), progress
 
     def halves(self, count: int) -> list[Rows]:
-        """Every worker owns rows of both halves, so none is idle in either turn."""
+        """Two halves in which every worker has rows, so that no worker is ever idle."""
         turn = np.zeros(count, np.int64)
         for worker in range(len(self._pool)):
             rows = np.flatnonzero(self._owner == worker)
@@ -88,12 +88,12 @@ class ServedSimulation:
         self._shared.close()
 
     def _by_worker(self, rows: Rows) -> list[tuple[int, np.ndarray]]:
-        """Workers that own some of the rows, with the positions of theirs in ``rows``."""
+        """Workers that have some of the rows, with the positions of these in ``rows``."""
         owner = self._owner[rows]
         return [(int(worker), np.flatnonzero(owner == worker)) for worker in np.unique(owner)]
 
 
 def owners(specs: Sequence[EpisodeSpec], workers: int) -> np.ndarray:
-    """Worker of each spec ``[N]``: runs of equal specs stay together and are dealt in turn."""
+    """Worker of each spec ``[N]``: groups of equal specs are assigned to workers in turn."""
     starts = [i == 0 or spec != specs[i - 1] for i, spec in enumerate(specs)]
     return (np.cumsum(starts) - 1) % workers

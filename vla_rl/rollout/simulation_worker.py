@@ -1,4 +1,4 @@
-"""What a worker process that simulates does, and the memory that it shares."""
+"""The jobs of a worker process that simulates, and the memory that it shares."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Beat = Callable[[object], None]
 
 @dataclass
 class SimulationWorker:
-    """What a torch-free worker can do; every public method is a job.
+    """A worker that simulates, without torch; every public method is a job.
 
     Attributes:
         suite: Plug-in name of the suite.
         settings: The suite's ``Settings``.
-        beat: Sends a sign of life with a small payload to the parent.
+        beat: Sends a heartbeat with a small payload to the parent.
     """
 
     suite: str
@@ -35,7 +35,7 @@ class SimulationWorker:
         self.pool = SlotPool(self.suite, self.settings)
 
     def record(self, specs: Sequence[EpisodeSpec]) -> list[Demonstration]:
-        """Expert demonstrations, one per spec."""
+        """Record one expert demonstration per spec."""
         demonstrations = []
         for spec in specs:
             demonstrations.append(self.pool.record(spec))
@@ -43,7 +43,7 @@ class SimulationWorker:
         return demonstrations
 
     def retrace(self, episodes: Sequence[tuple[EpisodeSpec, Floats]]) -> list[Demonstration]:
-        """Recordings of episodes that a policy played, from starts and ``[L, A]`` actions."""
+        """Record episodes that a policy played, from starts and ``[L, A]`` actions."""
         demonstrations = []
         for spec, actions in episodes:
             demonstrations.append(self.pool.retrace(spec, actions))
@@ -121,7 +121,7 @@ class SharedObservations:
     """A block of observations that env workers write and the policy's process reads."""
 
     def __init__(self, layout: SharedLayout, create: bool = False) -> None:
-        """Attach to the block, or make it."""
+        """Attach to the block, or create it."""
         self.layout = layout
         self._segment = SharedMemory(layout.name, create=create, size=max(layout.bytes, 1))
         self._owner = create
@@ -137,7 +137,7 @@ class SharedObservations:
         self.state[rows] = obs.state
 
     def read(self, rows: np.ndarray) -> Observation:
-        """A private copy of these rows."""
+        """Return a copy of these rows."""
         return Observation(self.images[rows], self.state[rows])
 
     def close(self) -> None:

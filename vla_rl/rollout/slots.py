@@ -1,12 +1,12 @@
-"""Many episodes on few simulators: the environment side of a rollout, free of torch.
+"""Many episodes on few simulators: the environment side of a rollout, without torch.
 
 One simulator per task serves any number of *virtual slots*: a slot is a snapshot that is restored,
-moved H actions on, rendered once and put away again. Equal specs (a group) are reset once and
+advanced by H actions, rendered once and stored again. Equal specs (a group) are reset once and
 restored for every member.
 
-A simulator that cannot be restored (``SimEnv.restorable``) serves one slot at a time. There are
-then as many as slots, each member of a group is started from the seed, and they are kept for the
-next call: memory grows with the episodes in flight (``--rollout.max-in-flight``).
+A simulator that cannot be restored (``SimEnv.restorable``) serves one slot at a time. Then there is
+one simulator per slot, which is reused by the next call, and each member of a group is started from
+the seed. Memory grows with the number of episodes in progress (``--rollout.max-in-flight``).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from vla_rl.types import (
 
 @dataclass(frozen=True)
 class StepResult(Arrays):
-    """What executing one chunk in each of B slots gave.
+    """Result of executing one chunk in each of B slots.
 
     Attributes:
-        obs: ``[B]`` the next observation; meaningless where an episode is done and
-            its last state was not looked at.
+        obs: ``[B]`` the next observation; undefined where an episode is done and its last state was
+            not observed.
         reward: ``[B]`` environment reward summed over the executed actions.
-        last_reward: ``[B]`` that of the last of them alone.
+        last_reward: ``[B]`` environment reward of the last executed action.
         executed: ``[B, H]`` bool.
         progress: ``[B]`` in [0, 1].
         success: ``[B]`` bool.
@@ -84,7 +84,7 @@ class StepResult(Arrays):
 
 
 class EpisodeFailed(RuntimeError):
-    """A simulator raised while an episode was played; the cause is what it raised.
+    """A simulator raised while an episode was played; ``__cause__`` is the original error.
 
     Attributes:
         spec: The episode.
@@ -97,7 +97,7 @@ class EpisodeFailed(RuntimeError):
 
 @contextmanager
 def _playing(spec: EpisodeSpec) -> Iterator[None]:
-    """What is raised inside says in which episode."""
+    """Add the episode to any error that is raised inside."""
     try:
         yield
     except Exception as error:
@@ -106,7 +106,7 @@ def _playing(spec: EpisodeSpec) -> Iterator[None]:
 
 @dataclass
 class _Slot:
-    """An episode in flight; without a snapshot it has the simulator to itself."""
+    """An episode in progress; without a snapshot it has its own simulator."""
 
     spec: EpisodeSpec
     env: SimEnv
@@ -118,13 +118,13 @@ LastLook = Literal["none", "truncated", "all"]
 
 @dataclass
 class SlotPool:
-    """Simulators of one suite and the virtual slots that live on them.
+    """Simulators of one suite, and the virtual slots that they serve.
 
     Attributes:
         suite: Plug-in name of the suite.
         settings: The suite's ``Settings``.
-        last_look: Of which episodes the last state is looked at: of none, of those that the time
-            limit cut (for a critic), or of all.
+        last_look: Episodes whose last state is observed: none, those that the time limit cut (for a
+            critic), or all.
     """
 
     suite: str
@@ -171,15 +171,15 @@ class SlotPool:
         return result
 
     def record(self, spec: EpisodeSpec) -> Demonstration:
-        """Let the suite's scripted expert play one episode, looking before every action."""
+        """Let the suite's scripted expert play one episode, observing before every action."""
         expert = plugins.load("envs", self.suite).expert(spec.task)
         with _playing(spec):
             return record(self._env(spec.task), expert, spec)
 
     def retrace(self, spec: EpisodeSpec, actions: Floats) -> Demonstration:
-        """Play ``[L, A]`` actions of an episode that a policy played, looking before every one.
+        """Replay the ``[L, A]`` actions of a policy's episode, observing before every action.
 
-        In a suite that does not repeat episodes, it may not have ended when they are used up.
+        In a suite that does not repeat episodes exactly, the episode may not end with the last one.
         """
         ahead = iter(actions)
         with _playing(spec):
@@ -195,7 +195,7 @@ class SlotPool:
         self._slots.clear()
 
     def _env(self, task: Task, number: int = 0) -> SimEnv:
-        """The simulator of a task; the ``number``-th of those that cannot be shared."""
+        """The simulator of a task, or number ``number`` of those that cannot be shared."""
         made = self._envs.setdefault(task, [])
         if number == len(made):
             made.append(plugins.load("envs", self.suite).make(task, self.settings))
@@ -247,14 +247,14 @@ def record(
     source: str = "expert",
     most: int | None = None,
 ) -> Demonstration:
-    """Let an expert play one episode, looking before every action.
+    """Let an expert play one episode, observing before every action.
 
     Args:
         env: A simulator of the spec's task.
-        expert: Who acts.
+        expert: Chooses the actions.
         spec: The start.
-        source: Name of who acts, for the demonstration.
-        most: Actions after which it is over even if the simulator says nothing of an end.
+        source: Name of the expert, for the demonstration.
+        most: Largest number of actions, in case the simulator does not end the episode.
     """
     env.start(spec.seed)
     looks: list[Observation] = []
@@ -279,7 +279,7 @@ def record(
 def replay(suite: str, settings: object, spec: EpisodeSpec, actions: Floats) -> list[np.ndarray]:
     """Play ``[L, A]`` actions from a start and return one frame per step, ``[h, w, 3]`` uint8.
 
-    Because a spec determines everything, an episode can be filmed after it was played, at any
+    Because a spec determines everything, an episode can be filmed after it was played, with any
     camera and quality.
     """
     env: SimEnv = plugins.load("envs", suite).make(spec.task, settings)
@@ -295,5 +295,5 @@ def replay(suite: str, settings: object, spec: EpisodeSpec, actions: Floats) -> 
 
 
 def with_horizon(task: Task, max_steps: int | None) -> Task:
-    """The task with another horizon in environment steps (None keeps its own)."""
+    """Copy of the task with another horizon in environment steps (None keeps its own)."""
     return task if max_steps is None else replace(task, max_steps=max_steps)

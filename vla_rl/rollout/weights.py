@@ -1,4 +1,4 @@
-"""How weights get from the learner to those who act."""
+"""Transfer of weights from the learner to the processes that act."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vla_rl.policy import Policy
 
 
 class Weights(Protocol):
-    """Weights as they were published once: small, and to be sent to another process.
+    """A small handle of published weights, which can be sent to another process.
 
-    Equal ones are the same weights, so whoever has loaded them need not load them again.
+    Equal handles refer to the same weights, which then need not be loaded again.
     """
 
     def load(self, policy: Policy) -> None:
-        """Put them into a policy of the same shape."""
+        """Load the weights into a policy of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class InSharedMemory:
     """Weights in a block of shared memory on this machine.
 
     Attributes:
-        name: Of the block.
-        version: Of the weights in it.
+        name: Name of the block.
+        version: Version of the weights in it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class InSharedMemory:
             for tensor, block in _laid_out(policy, segment):
                 flat = torch.from_numpy(block.copy()).view(tensor.dtype)
                 tensor.copy_(flat.view(tensor.shape))
-                del block  # or the segment could not be closed
+                del block  # otherwise the segment could not be closed
         segment.close()
 
 
@@ -52,13 +52,13 @@ class SharedWeights:
     """A policy's parameters and buffers in one shared block, laid out in ``state_dict`` order."""
 
     def __init__(self, policy: Policy) -> None:
-        """Make a block for this policy."""
+        """Allocate a block for this policy."""
         total = sum(t.numel() * t.element_size() for t in policy.state_dict().values())
         self._segment = SharedMemory(create=True, size=max(total, 1))
         self._version = 0
 
     def publish(self, policy: Policy) -> InSharedMemory:
-        """Write the policy's weights, and say where they are."""
+        """Write the policy's weights and return a handle of them."""
         with torch.no_grad():
             for tensor, block in _laid_out(policy, self._segment):
                 flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -74,7 +74,7 @@ class SharedWeights:
 
 
 def _laid_out(policy: Policy, segment: SharedMemory) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
-    """Every tensor that is not empty, with the bytes of the block that are its own."""
+    """Every non-empty tensor, with its bytes in the block."""
     offset = 0
     for tensor in policy.state_dict().values():
         size = tensor.numel() * tensor.element_size()

@@ -1,9 +1,8 @@
-"""Worker processes that survive what simulators do: they are watched, restarted and re-run.
+"""A pool of worker processes that is robust against simulators that crash or hang.
 
-Nothing here imports torch. A worker answers jobs one after the other; the parent sees its answers,
-its signs of life, its exceptions, its death and its silence. The last three are answered by a fresh
-worker and the same job again; an exception that comes back, or comes often, is raised in the
-parent.
+Nothing here imports torch. A worker does one job after another; the parent receives its results,
+heartbeats and exceptions, and notices when it dies or hangs. After an exception, a crash or a hang
+a new worker runs the job again; an exception that recurs, or is frequent, is raised in the parent.
 """
 
 from __future__ import annotations
@@ -46,23 +45,23 @@ class WorkerFailed(RuntimeError):
 
 
 class WorkerLost(RuntimeError):
-    """A worker died or fell silent."""
+    """A worker died or stopped responding."""
 
 
 MOST_FAILURES = 3
-"""In one call of the collector, and over a short run."""
+"""Failures that are allowed in one call of the collector, and in a short run."""
 MOST_FAILING = 0.1
-"""Share of all jobs of a longer run."""
+"""Share of all jobs that may fail in a longer run."""
 
 
 @dataclass
 class Failures:
-    """How often simulators raised. Now and then one does; often means that something is wrong.
+    """Counts how often simulators raised: rare failures are tolerated, frequent ones are not.
 
     Attributes:
-        jobs: Jobs that were given so far.
-        total: How many of them failed and were to be run again.
-        lately: How many of them since :meth:`begin`.
+        jobs: Number of jobs so far.
+        total: Number of jobs that failed and were run again.
+        lately: Number of these since :meth:`begin`.
     """
 
     jobs: int = 0
@@ -70,15 +69,15 @@ class Failures:
     lately: int = 0
 
     def begin(self) -> None:
-        """Another call of the collector, for instance another iteration of training."""
+        """Begin another call of the collector, for instance another iteration of training."""
         self.lately = 0
 
     def count(self, error: WorkerFailed, before: str | None) -> None:
-        """Count a failure; return if the job should be run again.
+        """Count a failure; return normally if the job should be run again.
 
         Args:
             error: The failure.
-            before: What failed last in the same job.
+            before: The episode or job that failed in the previous attempt.
 
         Raises:
             WorkerFailed: If the same episode failed before, or too many did.
@@ -90,20 +89,20 @@ class Failures:
         if self.lately > MOST_FAILURES or self.total > max(MOST_FAILURES, MOST_FAILING * self.jobs):
             raise WorkerFailed(
                 f"{error}\n{self.total} failures in {self.jobs} jobs, {self.lately} of them just "
-                "now: too many to go on by running them again",
+                "now: too many to continue by running them again",
                 error.what,
             ) from error
 
 
-# Ctrl-C, torchrun and batch systems signal every process of a job, but the answer is the parent's:
-# it finishes the iteration, for which it needs its workers.
+# Ctrl-C, torchrun and batch systems signal every process of a job, but only the parent reacts: it
+# finishes the iteration, for which it needs its workers.
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """What is started here does not see the signals that end a job, until it unblocks them."""
-    resource_tracker.ensure_running()  # it would unblock them if it were started inside
+    """Processes started inside have the signals that end a job blocked, until they unblock them."""
+    resource_tracker.ensure_running()  # started inside, it would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -113,7 +112,7 @@ def _signals_blocked() -> Iterator[None]:
 
 def _serve(connection: Connection, factory: WorkerFactory) -> None:
     """Main function of a worker process."""
-    for number in _ENDING:  # a handler and not SIG_IGN, which programs started here would inherit
+    for number in _ENDING:  # not SIG_IGN, which child processes would inherit
         signal.signal(number, lambda number, frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
     try:
@@ -123,13 +122,13 @@ def _serve(connection: Connection, factory: WorkerFactory) -> None:
             assert isinstance(job, Job)
             send(connection, _answer(worker, job))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone, or closed us
-    # Software GL prints errors from destructors at interpreter exit; there is nothing left to save.
+        pass  # the parent is gone, or closed the pipe
+    # Software GL prints errors from destructors at interpreter exit, and nothing is left to save.
     os._exit(0)
 
 
 def _answer(worker: object, job: Job) -> tuple[str, object]:
-    """Do a job; an exception is an answer too, or the parent would see only a death."""
+    """Do a job and return its result, or its exception in place of one."""
     try:
         return "done", getattr(worker, job.method)(*job.arguments)
     except (BrokenPipeError, ConnectionResetError):
@@ -152,12 +151,12 @@ class WorkerPool:
     Args:
         factory: Makes the worker object in the new process.
         count: Number of workers.
-        timeout: Seconds of silence while busy after which a worker counts as hung.
-        preload: Modules that the fork server imports once, so that workers start at once.
-        restarts: How often one worker may be lost on the same job before giving up.
+        timeout: Seconds without a message after which a busy worker counts as hung.
+        preload: Modules that the fork server imports once, so that workers start quickly.
+        restarts: How often a worker may be lost on the same job before giving up.
 
     Attributes:
-        lost: How many workers died or hung and were replaced.
+        lost: Number of workers that died or hung and were replaced.
         failures: Jobs that raised and were run again.
     """
 
@@ -189,9 +188,9 @@ class WorkerPool:
     def run(
         self, jobs: Sequence[Job], on_beat: Callable[[int, object], None] = lambda index, beat: None
     ) -> list[object]:
-        """Give job i to worker i, wait for all and return their answers.
+        """Give job i to worker i, wait for all and return their results.
 
-        A job that raises is run again by a fresh worker, which is counted in ``failures``.
+        A job that raises is run again by a new worker, which is counted in ``failures``.
 
         Raises:
             WorkerFailed: If the same episode (or the same job outside of one) raised twice, or too
@@ -248,7 +247,7 @@ class WorkerPool:
 
         Raises:
             WorkerFailed: If it raised.
-            WorkerLost: If it died or fell silent.
+            WorkerLost: If it died or stopped responding.
         """
         member = self._members[index]
         left = self._timeout - (time.monotonic() - member.heard)
@@ -268,17 +267,17 @@ class WorkerPool:
         return kind, payload
 
     def replace(self, index: int) -> None:
-        """Kill a worker, if it still lives, and start another in its place."""
+        """Kill a worker, if it is still alive, and start a new one in its place."""
         self._stop(self._members[index])
         self._members[index] = self._start()
 
     def replace_all(self) -> None:
-        """Start over with fresh workers."""
+        """Replace all workers by new ones."""
         for index in range(len(self._members)):
             self.replace(index)
 
     def close(self) -> None:
-        """End every worker; none outlives this call."""
+        """Stop every worker; none outlives this call."""
         for member in self._members:
             self._stop(member)
         self._members = []
@@ -296,7 +295,7 @@ class WorkerPool:
             self.send(index, job)
 
     def _ready(self, indices: list[int]) -> list[int]:
-        """Workers that have a message or died, and those that have been silent for too long."""
+        """Workers that have sent a message, have died, or have exceeded the timeout."""
         silent = [time.monotonic() - self._members[i].heard for i in indices]
         patience = max(self._timeout - max(silent), 0.0)
         connections = {self._members[i].connection: i for i in indices}

@@ -1,1 +1,1 @@
-"""The stages of a run: each joins plug-ins by name and leaves its results in a run folder."""
+"""The stages of a run: each loads plug-ins by name and writes its results into a run folder."""

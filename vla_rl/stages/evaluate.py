@@ -1,4 +1,4 @@
-"""Evaluating with live progress."""
+"""Evaluation with a progress line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vla_rl.world import Arena
 def evaluate_stage(
     collector: Collector, policy: PolicyBase, arena: Arena, config: EvalConfig, title: str
 ) -> tuple[EvalResult, list[Trajectory]]:
-    """Evaluate with live progress."""
+    """Evaluate a policy and show progress."""
     _, protocol = with_protocol(arena, config)
     count = protocol.episodes_per_task * len(arena.tasks)
     with Progress(title, count) as progress:

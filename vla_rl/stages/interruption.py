@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: end after the current step or iteration, and save it."""
+"""Ctrl-C and SIGTERM during training: stop after the current step or iteration, and save it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import signal
 
 
 class Interruption:
-    """Ctrl-C or SIGTERM asks for an end where it can be saved; a second one ends at once."""
+    """Turns a first Ctrl-C or SIGTERM into a request to stop; a second one stops at once."""
 
     def __init__(self, talks: bool = True) -> None:
         self._talks = talks
         self._wanted = False
 
     def wanted(self) -> bool:
-        """Whether there was a signal."""
+        """Whether a signal was received."""
         return self._wanted
 
     def __enter__(self) -> Interruption:
@@ -30,4 +30,4 @@ class Interruption:
             raise KeyboardInterrupt
         self._wanted = True
         if self._talks:
-            print("\nfinishing this step and saving it; Ctrl-C again ends at once", flush=True)
+            print("\nfinishing and saving this step; Ctrl-C again stops at once", flush=True)

@@ -1,15 +1,15 @@
-"""iRe-VLA: task by task, reinforcement learning of the head and then imitation by everything.
+"""iRe-VLA: for each task, reinforcement learning of the head, then imitation with all parameters.
 
 "Improving Vision-Language-Action Model with Online Reinforcement Learning" (arXiv 2501.16664).
-After a policy was cloned from demonstrations D_e (stage 0, ``vla-rl sft``), every task goes through
+A policy is cloned from demonstrations D_e (stage 0, ``vla-rl sft``). Then, for every task:
 
 1. stage 1: online RL with the backbone frozen; only the action head and a fresh critic learn, from
    features that are computed once per observation. Solved episodes are appended to D_RL on disk;
-2. stage 2: supervised learning of backbone (through its adapters, if it has any) and head on
-   D_e and the D_RL of all tasks so far, so that old skills stay and new ones reach the backbone.
+2. stage 2: supervised learning of backbone (its adapters, if it has any) and head on D_e and the
+   D_RL of all tasks so far, so that old skills are kept and the backbone learns new ones.
 
-Left open by the paper and chosen here: any algorithm of ours in stage 1 (theirs: PPO); a random few
-of an iteration's solved episodes are kept, as most are alike; batches of stage 2 draw every task
+Choices that the paper leaves open: any algorithm in stage 1 (the paper: PPO); only a few random
+solved episodes of an iteration are kept, because most are alike; batches of stage 2 draw every task
 equally often; the statistics that normalise proprioception stay those of stage 0.
 """
 
@@ -37,7 +37,7 @@ from vla_rl.stages.record import new_demos
 from vla_rl.stages.run import RunFolder, save_policy
 from vla_rl.stages.sft import supervised_stage
 from vla_rl.stages.successes import Successes
-from vla_rl.stages.tables import show_kept
+from vla_rl.stages.tables import show_kept_policies
 from vla_rl.stages.train import Recipe, train_stage
 from vla_rl.types import Demonstration, Task, Trajectory
 from vla_rl.world import Arena
@@ -45,11 +45,11 @@ from vla_rl.world import Arena
 
 @dataclass(frozen=True)
 class Method:
-    """What learns in which stage; the paper's method and its baselines differ in nothing else.
+    """What is trained in each stage: the only difference between the method and its baselines.
 
     Attributes:
-        vlm_in_rl: Whether the backbone learns in stage 1.
-        vlm_in_supervised: Whether it learns in stage 2.
+        vlm_in_rl: Whether the backbone is trained in stage 1.
+        vlm_in_supervised: Whether the backbone is trained in stage 2.
         imitates_own: Whether stage 2 also imitates solved episodes, D_RL.
     """
 
@@ -67,20 +67,20 @@ METHODS = {
 
 @dataclass(frozen=True)
 class IReVLAConfig:
-    """What the two stages do."""
+    """Settings of the two stages."""
 
     method: str = "ire_vla"
-    """`ire_vla`; or one of the paper's baselines: `freeze` (the backbone stays frozen in stage 2
-    too), `replay` (RL of the whole policy, then the demonstrations alone: PPO-Replay)."""
+    """Method: `ire_vla`, or one of the paper's baselines: `freeze` (the backbone stays frozen in
+    stage 2, too) or `replay` (PPO-Replay: RL of the whole policy, then demonstrations only)."""
     own_actions: Literal["executed", "greedy"] = "executed"
-    """Which solved episodes stage 2 imitates: those of stage 1 as they were `executed`, exploration
-    noise included (the paper), or episodes that the policy plays without noise (`greedy`) on other
-    training starts at the end of stage 1."""
+    """Solved episodes that stage 2 imitates: `executed`, those of stage 1 with their exploration
+    noise (the paper), or `greedy`, episodes without noise on other training starts, played at the
+    end of stage 1."""
     successes_per_iteration: int = 4
-    """Most executed episodes to keep of an iteration, drawn at random; 0 keeps all, which takes
-    much disk and time, since what was to be seen at every step is rendered anew."""
+    """Most executed episodes to keep per iteration, drawn at random; 0 for all, which takes much
+    disk space and time, because every step of them is rendered again."""
     greedy_episodes: int = 64
-    """Episodes to play without noise; the solved ones are kept."""
+    """Number of greedy episodes to play, of which the solved ones are kept; at least 1."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -95,20 +95,20 @@ class IReVLAConfig:
 
 @dataclass(frozen=True)
 class Procedure:
-    """Everything that the two stages need besides a policy.
+    """The two stages for a sequence of tasks.
 
     Each task has a folder ``OUT/<number>_<task>`` with ``rl`` (stage 1), ``successes`` (its D_RL),
-    ``sft`` (stage 2) and, once it is done, ``policy``; what is there is not done again.
+    ``sft`` (stage 2) and finally ``policy``; what is complete is not done again.
 
     Attributes:
-        folder: Of the run, OUT.
-        collector: Of the suite.
-        arena: The tasks, in the order in which they are practised.
-        demos: D_e, all tasks of it.
-        recipe: What stage 1 does, by arena (of one task) and seed.
-        config: Method, and what is kept for stage 2.
-        sft: What stage 2 does.
-        seed: Of everything.
+        folder: The run folder, OUT.
+        collector: Plays episodes of the suite.
+        arena: The tasks, in the order of training.
+        demos: Demonstrations D_e of all tasks.
+        recipe: Makes the recipe of stage 1 from an arena (of one task) and a seed.
+        config: Method and choice of solved episodes.
+        sft: Settings of stage 2.
+        seed: Seed of everything.
     """
 
     folder: Path
@@ -122,13 +122,13 @@ class Procedure:
 
     @property
     def method(self) -> Method:
-        """What learns in which stage."""
+        """What is trained in each stage."""
         return METHODS[self.config.method]
 
     def run(self, policy: PolicyBase) -> PolicyBase:
-        """Both stages for one task after the other, in place; finished stages are read instead.
+        """Run both stages for one task after another, in place; finished stages are loaded.
 
-        Every task begins with the exploration of the policy that was cloned.
+        Every task begins with the exploration noise of the cloned policy.
         """
         deviations = [parameter.detach().clone() for parameter in policy.deviations()]
         for number, task in enumerate(self.arena.tasks, start=1):
@@ -149,7 +149,7 @@ class Procedure:
         folder, arena, seed = self._folder(number, task), self._alone(task), self._seed(number)
         out = folder / "rl"
         own = new_demos(folder / "successes", arena, append=True)
-        if not (out / "checkpoints").exists():  # else as many are kept as at the checkpoint
+        if not (out / "checkpoints").exists():  # otherwise the checkpoint says how many are kept
             own.truncate(0)
         recipe = self.recipe(arena, seed)
         keeper = Successes(own, self.collector, self.config.successes_per_iteration, seed)
@@ -168,7 +168,7 @@ class Procedure:
                 resume=True,
                 keeper=keeper if executed else None,
             )
-        show_kept(out)
+        show_kept_policies(out)
         if self.method.imitates_own and not executed:
             own.truncate(0)
             specs = recipe.curriculum.sample(self.config.greedy_episodes)
@@ -203,14 +203,14 @@ class Procedure:
         return self.arena.replaced(tasks=(task.id,), max_steps=(task.max_steps,))
 
     def _seed(self, number: int) -> int:
-        """Another one for every task."""
+        """Seed of a task, different for every task."""
         return int(seeding.sequence(self.seed, "task", number).generate_state(1)[0])
 
 
 def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
-    """Count episodes without noise among what stage 1 took, in a row after its last iteration.
+    """Log the greedy episodes in a row after the last iteration of stage 1.
 
-    Whoever resumes before stage 1 is over drops that row, and plays them again.
+    A run that is resumed before the end of stage 1 drops that row and plays them again.
     """
     last = read_metrics(folder / FILE)[-1]
     steps = sum(t.steps for t in played)
@@ -228,15 +228,15 @@ def _log_greedy(folder: Path, played: Sequence[Trajectory]) -> None:
 
 
 def renew(policy: PolicyBase, deviations: Sequence[Tensor], seed: int) -> None:
-    """Give a policy what a new task begins with.
+    """Reset the exploration noise and the critic of a policy for a new task.
 
-    A deviation that is a network, as a Laplace head's, gets its first weights back; what it says
-    also depends on the backbone, which may have learned since.
+    A noise network, as in a Laplace head, gets its first weights back; its output also depends on
+    the backbone, which may have changed since.
 
     Args:
         policy: Changed in place.
-        deviations: Of the exploration, as of ``policy.deviations()``.
-        seed: Of the weights of a fresh critic, which depend on nothing else.
+        deviations: Initial values of ``policy.deviations()``.
+        seed: Seed of the fresh critic's weights, which depend on nothing else.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

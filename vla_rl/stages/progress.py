@@ -1,4 +1,4 @@
-"""The line that shows how far a stage is."""
+"""The progress line of a stage."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.console import Console
 
 
 class Progress:
-    """A stage of known length on the terminal: a bar, or now and then a line where there is none.
+    """Progress of a stage of known length: a bar on a terminal, otherwise occasional lines.
 
     Args:
         title: Name of the stage.
-        total: How many things it does.
-        done: How many are done already.
+        total: Number of items.
+        done: Number of items that are done already.
         interval: Seconds between lines where standard output is not a terminal.
         console: Where to write; standard output by default.
-        clock: Seconds that only grow.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Progress:
         self._task = self._bar.add_task(title, total=total, completed=done, text="", left="")
 
     def advance(self, text: str = "", count: int = 1) -> None:
-        """Some more are done.
+        """Mark further items as done.
 
         Args:
-            text: A few words on how it goes, for instance ``success 0.62``.
-            count: How many.
+            text: A short status, for instance ``success 0.62``.
+            count: Number of items.
         """
         self.done += count
         self._text = text
@@ -65,7 +65,7 @@ class Progress:
             self._print(left)
 
     def seconds_left(self) -> float:
-        """Time left at the pace so far; infinite before anything is done."""
+        """Estimated time left; infinite before the first item is done."""
         done = self.done - self._first
         return (self._clock() - self._began) / done * (self.total - self.done) if done else math.inf
 
@@ -107,7 +107,7 @@ class Tally:
 
     @property
     def text(self) -> str:
-        """What was done so far by task, or over all if there are many."""
+        """Success so far by task, or over all tasks if there are many."""
         if len(self._outcomes) > 4:
             every = [s for outcomes in self._outcomes.values() for s in outcomes]
             return f"done {sum(every) / len(every):.2f}"

@@ -1,4 +1,4 @@
-"""Recording demonstrations by a suite's expert."""
+"""Recording demonstrations with a suite's scripted experts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vla_rl.world import Arena, write_world
 
 
 def episodes_by_task(tasks: Sequence[Task], episodes: Sequence[int]) -> list[int]:
-    """Demonstrations of each of the tasks.
+    """Number of demonstrations for each task.
 
     Raises:
-        ValueError: If there are neither one number nor one for each task, or one is below 1.
+        ValueError: If there is neither one number nor one for each task, or one is below 1.
     """
     if len(episodes) not in (1, len(tasks)):
         raise ValueError(
@@ -29,10 +29,10 @@ def episodes_by_task(tasks: Sequence[Task], episodes: Sequence[int]) -> list[int
 
 
 def new_demos(folder: Path, arena: Arena, append: bool) -> DemoSet:
-    """An empty set of demonstrations, or with ``append`` also one that is there and fits.
+    """Make an empty set of demonstrations or, with ``append``, open an existing one that fits.
 
     Raises:
-        FileExistsError: If it is there and ``append`` is off.
+        FileExistsError: If it exists and ``append`` is off.
         ValueError: As :func:`fitting_demos`.
     """
     if folder.exists():
@@ -46,11 +46,10 @@ def new_demos(folder: Path, arena: Arena, append: bool) -> DemoSet:
 
 
 def fitting_demos(folder: Path, arena: Arena) -> DemoSet:
-    """A set of demonstrations that fits.
+    """Open a set of demonstrations that fits the arena.
 
     Raises:
-        ValueError: If there is none, or it was recorded in another suite, or with other cameras or
-            actions.
+        ValueError: If there is none, or its suite, cameras or actions differ.
     """
     demos = DemoSet.open(folder)
     demos.check(arena.spaces, arena.world.suite)
@@ -60,7 +59,7 @@ def fitting_demos(folder: Path, arena: Arena) -> DemoSet:
 def record_stage(
     collector: Collector, demos: DemoSet, arena: Arena, counts: Sequence[int], first: int
 ) -> None:
-    """Record starts from the ``first``-th on that are new, and append the solved episodes."""
+    """Record new starts, beginning with number ``first``, and append the solved episodes."""
     if arena.offered("expert", None) is None:
         raise ValueError(f"suite {arena.world.suite} has no scripted expert")
     known = {(spec.task.id, spec.seed) for spec in demos.specs()}

@@ -1,4 +1,4 @@
-"""What a finished run leaves to look at: a video, a learning curve, a one-page summary."""
+"""The report of a finished run: a video, a learning curve and a one-page summary."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from vla_rl.policy import PolicyBase
 from vla_rl.results.evaluation import EvalResult, TaskResult
 from vla_rl.results.metrics import read_metrics
-from vla_rl.results.page import Summary, summary_page
+from vla_rl.results.page import PageContent, summary_page
 from vla_rl.results.plots import learning_curve
-from vla_rl.results.run_folders import BEST, kept
+from vla_rl.results.run_folders import BEST, kept_policies
 from vla_rl.results.video import Clip, before_after_video
 from vla_rl.rollout.collector import Collector
 from vla_rl.rollout.play import PlaySettings
@@ -31,11 +31,11 @@ def film(
     before: EvalResult,
     after: EvalResult,
 ) -> Path | None:
-    """A video of the policies before and after, one row each, on one start of every task.
+    """Make a video of the policies before and after, one row each, on one start of every task.
 
-    The start is the first one that was solved after but not before within the horizon of training,
-    if there is one. Episodes are played within that horizon and then replayed under the suite's
-    settings for videos. None is made for a suite that has no such settings.
+    The start is the first one that was solved after but not before training, within the horizon of
+    training, if there is one. Episodes are played within that horizon and then replayed with the
+    suite's settings for videos. For a suite without such settings no video is made.
     """
     filmed = arena.offered("filmed", None)
     if filmed is None:
@@ -52,7 +52,7 @@ def film(
 
 
 def _telling_start(before: TaskResult, after: TaskResult) -> int:
-    """The first start that was solved after but not before, else the first start."""
+    """Index of the first start that was solved after but not before, otherwise 0."""
     later = after.by_seed()
     gained = (seed for seed, solved in before.by_seed().items() if later[seed] and not solved)
     return next(gained, before.seeds[0])
@@ -71,7 +71,7 @@ def _filmed(
 
 
 def within_training(result: EvalResult, arena: Arena) -> EvalResult:
-    """The result within the horizon of training, where it is of a longer one and can be told."""
+    """The result within the horizon of training, if the evaluation was longer and it is known."""
     own = arena.horizons
     return result.within(own) if own in result.also_within else result
 
@@ -84,14 +84,14 @@ def write_report(
     after: EvalResult,
     video: Path | None,
 ) -> Path:
-    """Learning curve, within the horizon of training, and summary page; returns the page."""
+    """Write the learning curve (within the horizon of training) and the page; return its path."""
     rows = read_metrics(run_.folder / "metrics.jsonl")
     curve = run_.folder / "learning_curve.png"
     learning_curve(rows, within_training(before, arena), within_training(after, arena), curve)
     parts = ("physics", "render", "transfer", "policy", "update")
     seconds = {p: sum(float(row.get(f"time/{p}") or 0.0) for row in rows) for p in parts}
     folder = run_.folder
-    policies = kept(folder)
+    policies = kept_policies(folder)
     evaluate_best = {}
     if policies:
         seconds["validation"] = sum(float(row.get("time/validation") or 0.0) for row in rows)
@@ -100,7 +100,7 @@ def write_report(
                 f"vla-rl eval --policy {folder}/{BEST}"
             )
         }
-    summary = Summary(
+    summary = PageContent(
         title=f"vla-rl: {folder.name}",
         facts=facts,
         before=before,
@@ -110,8 +110,8 @@ def write_report(
         commands={
             **_protocols(arena, folder),
             **evaluate_best,
-            "improve further": f"vla-rl train --policy {folder}/policy --out {folder}-more",
-            "see the curves live": f"tensorboard --logdir {folder}",
+            "continue training": f"vla-rl train --policy {folder}/policy --out {folder}-more",
+            "watch the curves": f"tensorboard --logdir {folder}",
         },
     )
     page = folder / "summary.html"
@@ -121,20 +121,20 @@ def write_report(
 
 FILES = {
     "config.json": "every setting of the run",
-    "metrics.jsonl": "one line for each update (also for TensorBoard)",
+    "metrics.jsonl": "one line per update (also for TensorBoard)",
     "demos/": "the demonstrations, a Minari dataset",
     "sft/policy/": "the clone",
     "policy/": "the improved policy: safetensors and JSON",
-    "checkpoints/": "for --resume",
-    "eval_before.json, eval_after.json": "success and steps of every start",
-    "learning_curve.png, before_after.mp4": "to look at",
+    "checkpoints/": "checkpoints for --resume",
+    "eval_before.json, eval_after.json": "success and length of every evaluated episode",
+    "learning_curve.png, before_after.mp4": "learning curve and video",
 }
 
 
 def _protocols(arena: Arena, folder: Path) -> dict[str, str]:
-    """How to evaluate under the suite's named protocols that any of its policies can play."""
+    """Commands that evaluate with the suite's protocols that fit any of its policies."""
     return {
-        f"evaluate under {protocol.name}": (
+        f"evaluate with {protocol.name}": (
             f"vla-rl eval --policy {folder}/policy --eval.protocol {protocol.name}"
         )
         for protocol in arena.protocols.values()

@@ -1,8 +1,8 @@
-"""What may differ when a run goes on with ``--resume``, and what ``config.json`` then says.
+"""Settings that may change when a run is resumed, and how ``config.json`` records it.
 
-An option that is given with ``--resume`` takes effect from where the run goes on, or is refused:
-:data:`MAY_CHANGE` is the whole list. ``config.json`` holds the settings in force, and under
-``history`` what they were before::
+An option given with ``--resume`` either takes effect from then on or is rejected:
+:data:`MAY_CHANGE` lists all that may change. ``config.json`` holds the current settings, and under
+``history`` their earlier values::
 
     "history": [
         {"resumed_at": {"checkpoints": 5}, "changed": {"learner.lr": [0.0001, 0.005]}}
@@ -20,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from vla_rl.config import flat, from_json, to_json
+from vla_rl.config import dotted, from_json, to_json
 from vla_rl.storage import checkpoint
 
 _LOOP = (
@@ -39,23 +39,23 @@ MAY_CHANGE = {
     "sft": (*_CLONING, "sft.early_stop", "device"),
     "expert": ("steps", "episodes", "checkpoint_every", "eval.*", "world.tasks"),
 }
-"""Options by command, as in ``config.json``; ``*`` stands for anything."""
+"""Settings by command, named as in ``config.json``; ``*`` matches anything."""
 
-_NO_SETTINGS = ("out", "resume")  # where a run is may change, and is no part of what it does
+_NO_SETTINGS = ("out", "resume")  # a run folder may be moved
 _PATHS = ("policy", "demos")
-_AT_THE_TOP = ("world.", "ire.")  # whose fields are options without a prefix
+_AT_THE_TOP = ("world.", "ire.")  # their fields are options without a prefix
 
 
 def configuration(folder: Path, command: Any, resume: bool) -> dict[str, Any]:
-    """What ``config.json`` of a run says.
+    """Content of a run's ``config.json``.
 
     Args:
-        folder: Of the run.
-        command: The command's dataclass, as it was parsed.
-        resume: Whether a run that is there goes on.
+        folder: The run folder.
+        command: The parsed dataclass of the command.
+        resume: Whether an existing run is resumed.
 
     Raises:
-        ValueError: If something differs from the run that goes on and may not.
+        ValueError: If a setting differs from the resumed run that must not change.
     """
     name = type(command).__module__.rpartition(".")[2]
     config = {"command": name, **to_json(command)}
@@ -79,14 +79,14 @@ def configuration(folder: Path, command: Any, resume: bool) -> dict[str, Any]:
 
 
 def changes(saved: Mapping[str, Any], command: Any) -> dict[str, list[Any]]:
-    """Settings in which a command differs from a saved ``config.json``: old and new, by name.
+    """Old and new values of the settings that differ from a saved ``config.json``, by name.
 
-    A setting that the saved file does not know yet had its default.
+    A setting that is missing in the saved file had its default.
     """
     known = {field.name for field in fields(command)}
     options = {name: value for name, value in saved.items() if name in known}
-    before = dict(flat(to_json(from_json(type(command), options))))
-    after = dict(flat(to_json(command)))
+    before = dict(dotted(to_json(from_json(type(command), options))))
+    after = dict(dotted(to_json(command)))
     return {
         name: [before.get(name), after.get(name)]
         for name in dict.fromkeys([*before, *after])
@@ -95,7 +95,7 @@ def changes(saved: Mapping[str, Any], command: Any) -> dict[str, list[Any]]:
 
 
 def flag(name: str) -> str:
-    """The option of a setting: ``--learner.lr`` for ``learner.lr``, ``--tasks`` for its world's."""
+    """Option of a setting: ``--learner.lr`` for ``learner.lr``, ``--tasks`` for ``world.tasks``."""
     for prefix in _AT_THE_TOP:
         name = name.removeprefix(prefix)
     return f"--{name.replace('_', '-')}"
@@ -112,7 +112,7 @@ def _same(name: str, old: Any, new: Any) -> bool:
 
 
 def _progress(folder: Path) -> dict[str, int]:
-    """The newest whole checkpoint of every folder of them in a run."""
+    """Step of the newest complete checkpoint in every folder of checkpoints of a run."""
     roots = {step.parent for step in folder.rglob("step_*") if step.is_dir()}
     return {
         root.relative_to(folder).as_posix(): checkpoint.load(root).step for root in sorted(roots)

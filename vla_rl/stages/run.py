@@ -1,4 +1,4 @@
-"""A run folder: its beginning, and what stages save in it."""
+"""Creating a run folder, and what stages save in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_folder(folder: Path, command: Any, resume: bool) -> None:
     Raises:
         FileExistsError: If the folder holds a run and ``resume`` is off.
         OSError: If there is too little disk space.
-        ValueError: If ``resume`` is on and something differs that may not.
+        ValueError: If ``resume`` is on and a setting differs that must not change.
     """
     if not resume and (folder / "config.json").exists():
         raise FileExistsError(
@@ -48,7 +48,7 @@ def new_folder(folder: Path, command: Any, resume: bool) -> None:
 
 
 def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> RunFolder:
-    """A run in a :func:`new_folder`; of several ranks only the main one makes it."""
+    """Make a run folder (:func:`new_folder`); of several ranks, only the main one does."""
     ranks.on_main(lambda: new_folder(folder, command, resume))
     return RunFolder(folder, MetricsWriter(folder) if ranks.is_main else NoMetrics())
 
@@ -56,21 +56,21 @@ def new_run(folder: Path, command: Any, resume: bool, ranks: Ranks = ALONE) -> R
 def save_policy(
     policy: PolicyBase, arena: Arena, folder: Path, validation: dict[str, Any] | None = None
 ) -> None:
-    """Write a policy and where it acts, and by which evaluation it was chosen if it was.
+    """Write a policy with its world and, if it was chosen by an evaluation, that evaluation.
 
-    An older one in the folder is replaced, and lost only once the new one is whole.
+    An older policy in the folder is replaced once the new one is complete.
     """
     with replacing(folder) as fresh:
         policy.save_pretrained(fresh)
         write_world(arena, fresh)
         card = policy.generate_model_card(world=json.loads((fresh / "world.json").read_text()))
-        card.save(fresh / hub.CARD)  # now that it is known where the policy acts
+        card.save(fresh / hub.CARD)  # now that the world is known
         if validation is not None:
             write_json(fresh / RECORD, validation)
 
 
 def save_state(root: Path, step: int, learner: Learner, progress: dict[str, object]) -> None:
-    """Write policy, optimizer and random generators, and how far a stage got."""
+    """Write policy, optimizer, random generators and the progress of a stage."""
     state = {
         "optimizer": learner.optimizer.state_dict(),
         "rng": capture_rng(),
@@ -80,7 +80,7 @@ def save_state(root: Path, step: int, learner: Learner, progress: dict[str, obje
 
 
 def restore_state(root: Path, learner: Learner) -> dict[str, Any]:
-    """Put back what the newest valid checkpoint holds; nothing, and {}, if there is none yet."""
+    """Restore the newest valid checkpoint and return its progress; {} if there is none yet."""
     if not root.exists():
         return {}
     found = checkpoint.load(root)

@@ -1,4 +1,4 @@
-"""What a stage needs before it begins: spaces, rewards, policy, workers."""
+"""Setting up what a stage needs: device, rewards, policy, workers."""
 
 from __future__ import annotations
 
@@ -26,43 +26,42 @@ from vla_rl.types import Spaces, Task
 from vla_rl.world import Arena
 
 WARM_UP_EPISODES = 4
-"""Episodes that a policy with fresh weights plays before training."""
+"""Episodes that a policy with fresh weights plays before training, over all tasks."""
 
 
 def pick_device(name: str) -> str:
     """The torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: For another name, or for a GPU that is not there.
+        ValueError: For any other name, or for a GPU that does not exist.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}; allowed: auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch sees no GPU; see `vla-rl doctor`")
+        raise ValueError("device 'cuda' was requested, but torch finds no GPU; see `vla-rl doctor`")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def curriculum_named(name: str, tasks: Sequence[Task], seed: int) -> Curriculum:
-    """A curriculum over some tasks."""
+    """Make a curriculum over some tasks."""
     made: Curriculum = plugins.load("curricula", name).Curriculum(tasks, seed)
     return made
 
 
 def rewards_named(names: Sequence[str], settings: Any = None) -> dict[str, Reward]:
-    """Rewards by name.
+    """Make rewards by name.
 
     Args:
-        names: Plug-ins.
-        settings: Each one's ``Reward`` with the settings that the user gave, as an attribute of the
-            last part of its name; None takes the defaults.
+        names: Names of reward plug-ins.
+        settings: Holds the ``Reward`` of each with the user's settings, as an attribute called like
+            the last part of its name; None for the defaults.
 
     Raises:
-        ValueError: As :func:`vla_rl.rewards.settings_types`, or if one says that it pays for
-            something unheard of.
+        ValueError: As :func:`vla_rl.rewards.settings_types`, or if ``pays`` of one is invalid.
     """
     found: dict[str, Reward] = {}
     for name, (short, kind) in zip(names, settings_types(names).items(), strict=True):
-        # A copy: what a reward learns belongs to one run.
+        # A copy, because the state of a reward belongs to one run.
         made: Reward = copy.deepcopy(getattr(settings, short, None)) or kind()
         if made.pays not in get_args(Pays):
             what = f"`pays` of reward {name!r}:"
@@ -80,10 +79,10 @@ def plain_settings(network: str, settings: Any) -> Any:
 
 
 def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: str) -> PolicyBase:
-    """A policy with fresh weights that depend on the seed only.
+    """Make a policy with fresh weights that depend on the seed only.
 
     Raises:
-        ValueError: If a setting is bad.
+        ValueError: If a setting is invalid.
     """
     plain = plain_settings(network, settings)
     with torch.random.fork_rng(devices=[]):
@@ -92,40 +91,42 @@ def new_policy(network: str, settings: Any, spaces: Spaces, seed: int, device: s
     return policy.to(pick_device(device))
 
 
-class Met(NamedTuple):
-    """What a policy with fresh weights met before training.
+class WarmUpStatistics(NamedTuple):
+    """Statistics of the warm-up episodes of a policy with fresh weights.
 
     Attributes:
-        states: Statistics of the proprioception.
-        env_steps: Environment steps that it took.
+        states: Mean and standard deviation of proprioception.
+        env_steps: Environment steps of the episodes.
     """
 
     states: RunningMoments
     env_steps: int
 
 
-def fit_state_statistics(collector: Collector, policy: PolicyBase, arena: Arena, seed: int) -> Met:
-    """Let a policy with fresh weights play a little, and normalise proprioception by what it met.
+def fit_state_statistics(
+    collector: Collector, policy: PolicyBase, arena: Arena, seed: int
+) -> WarmUpStatistics:
+    """Play a few episodes with a new policy, and normalise its proprioception by their statistics.
 
-    A policy that was cloned has this from its demonstrations.
+    A cloned policy has the statistics of its demonstrations instead.
     """
     policy.remember(arena.instructions)
     count = max(1, WARM_UP_EPISODES // len(arena.tasks))
     specs = arena.specs("train", count)
     keys = episode_keys(seed, "first states", count=len(specs))
     episodes = collector.collect(policy, specs, keys, PlaySettings()).trajectories
-    met = RunningMoments()
-    met.add(np.concatenate([t.obs.state for t in episodes]))
-    policy.set_statistics(met.mean, met.std)
-    return Met(met, sum(t.steps for t in episodes))
+    statistics = RunningMoments()
+    statistics.add(np.concatenate([t.obs.state for t in episodes]))
+    policy.set_statistics(statistics.mean, statistics.std)
+    return WarmUpStatistics(statistics, sum(t.steps for t in episodes))
 
 
 def open_collector(
     arena: Arena, config: RolloutConfig, policy: PolicyBase | None, ranks: Ranks = ALONE
 ) -> LocalCollector:
-    """Workers for an arena; a suite that cannot render here says so before they start.
+    """Start the workers for an arena, after checking that its suite can render.
 
-    Ranks on one machine share its cores, unless the number of workers (of each) is given.
+    Ranks on one machine share its cores, unless the number of workers per rank is given.
     """
     arena.renderer()
     if ranks.size_here > 1 and not config.workers:

@@ -13,10 +13,10 @@ from vla_rl.world import Arena
 
 
 def check_demos(demos: DemoSet, arena: Arena, config: SFTConfig, seed: int) -> None:
-    """Require demonstrations of the arena's tasks, enough to hold some out if that is wanted.
+    """Require demonstrations of the arena's tasks, and enough of them if some are held out.
 
     Raises:
-        ValueError: If there are none, or too few.
+        ValueError: If there are none or too few.
     """
     wanted = {task.id for task in arena.tasks}
     specs = [spec for spec in demos.specs() if spec.task.id in wanted]
@@ -24,7 +24,7 @@ def check_demos(demos: DemoSet, arena: Arena, config: SFTConfig, seed: int) -> N
         there = sorted({spec.task.id for spec in demos.specs()})
         raise ValueError(
             f"{demos.path} holds no demonstration of {', '.join(sorted(wanted))}; it has: "
-            f"{', '.join(there) or 'none at all'}"
+            f"{', '.join(there) or 'none'}"
         )
     held_out(specs, config.validation_share, seed)
 
@@ -56,16 +56,16 @@ def supervised_stage(
 ) -> None:
     """Supervised fine-tuning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
-    Where demonstrations are held out, the policy has the best weights by their loss in the end.
+    Where demonstrations are held out, the policy ends with the weights of the lowest held-out loss.
 
     Args:
-        run: Where checkpoints and metrics go.
-        policy: What is trained; its proprioception statistics stay as they are.
-        data: What to imitate, and what is held out.
-        config: How.
-        seed: Of order, augmentation and a head's noise.
-        resume: Whether to go on from the newest valid checkpoint.
-        title: Of the progress line.
+        run: Run folder of checkpoints and metrics.
+        policy: The policy to train; its proprioception statistics do not change.
+        data: Demonstrations to imitate, and held-out ones.
+        config: Settings of the training.
+        seed: Seed of order, augmentation and a head's noise.
+        resume: Whether to continue from the newest valid checkpoint.
+        title: Title of the progress line.
     """
     cloning = Cloning(policy, data.learned, config, seed, data.held_out)
     root = run.folder / "checkpoints"
@@ -93,6 +93,6 @@ def supervised_stage(
         numbers = {"sft/best_step": best.step, "sft/best_validation_loss": best.loss}
         run.metrics.write(cloning.step, numbers)
         print(
-            f"{title}: the weights of step {best.step} are kept, of {cloning.step}: their held-out "
-            f"loss is the lowest, {best.loss:.4f}"
+            f"{title}: kept the weights of step {best.step} of {cloning.step}, whose held-out loss "
+            f"is the lowest, {best.loss:.4f}"
         )

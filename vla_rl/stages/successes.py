@@ -1,4 +1,4 @@
-"""Episodes that a policy solved in a run, kept on disk to learn from them again."""
+"""Episodes that a policy solved during a run, stored on disk for imitation."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from vla_rl.rollout.collector import Collector
 from vla_rl.types import Group, Trajectory
 
 FIRST = 5
-"""If none of so many episodes is solved again, the suite does not repeat episodes."""
+"""If none of this many episodes is solved again, the suite does not repeat episodes."""
 FEW, MANY = 20, 0.1
-"""Of at least so many episodes, this share may be dropped."""
+"""Number of episodes from which on, and share of them up to which, episodes may be dropped."""
 
 
 class Successes:
-    """Keeps solved episodes of every iteration (a :class:`vla_rl.train.Keeper`).
+    """Stores solved episodes of every iteration (a :class:`vla_rl.train.Keeper`).
 
-    They are played again to record what was to be seen at every step, so they are demonstrations
-    like any other: with the actions that were executed, exploration noise included. One that is
-    not solved when it is played again is dropped; many that are not end the run.
+    They are replayed to record an observation at every step, and become ordinary demonstrations
+    with the executed actions, exploration noise included. An episode that is not solved when it is
+    replayed is dropped; too many of those end the run.
 
     Attributes:
-        demos: Where they are.
-        retraced: Episodes that were played again.
-        unrepeated: How many of them were not solved then.
+        demos: The demo set that they are appended to.
+        retraced: Number of episodes that were replayed.
+        unrepeated: Number of these that were not solved again.
     """
 
     def __init__(self, demos: DemoSet, collector: Collector, per_iteration: int, seed: int) -> None:
-        """Keep into a set of demonstrations.
+        """Store episodes in a set of demonstrations.
 
         Args:
-            demos: Where they are appended.
-            collector: Of the suite; plays them again.
-            per_iteration: Most episodes to keep of an iteration, drawn at random; 0 for all.
-            seed: Of the draw.
+            demos: The demo set to append to.
+            collector: Replays episodes.
+            per_iteration: Most episodes to keep per iteration, drawn at random; 0 for all.
+            seed: Seed of the draw.
         """
         self.demos = demos
         self.retraced = self.unrepeated = 0
         self._collector, self._most, self._seed = collector, per_iteration, seed
 
     def keep(self, groups: Sequence[Group], iteration: int) -> None:
-        """Append what was solved, or as much of it as is wanted."""
+        """Append the solved episodes, at most the set number of them."""
         solved = [t for group in groups for t in group if t.success]
         if self._most and len(solved) > self._most:
             rng = seeding.generator(self._seed, "successes to keep", iteration)
@@ -52,7 +52,7 @@ class Successes:
         self.add(solved)
 
     def add(self, solved: Sequence[Trajectory]) -> None:
-        """Append solved episodes, except those that are not solved when they are played again.
+        """Append solved episodes, except those that are not solved when they are replayed.
 
         Raises:
             ValueError: If those are more than a tenth, or all of the first few.
@@ -76,11 +76,11 @@ class Successes:
         warnings.warn(f"{what}; it is not kept, as were {share}", stacklevel=4)
 
     def metrics(self) -> dict[str, float]:
-        """How many are kept, and how many were dropped."""
+        """Numbers of stored and dropped episodes."""
         return {"keeper/kept": len(self.demos), "keeper/unrepeated": self.unrepeated}
 
     def state_dict(self) -> dict[str, object]:
-        """How many are kept, and how many were played again and dropped."""
+        """Numbers of stored, replayed and dropped episodes."""
         return {
             "episodes": len(self.demos),
             "retraced": self.retraced,
@@ -88,7 +88,7 @@ class Successes:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Forget those that were kept later."""
+        """Restore a saved state; episodes that were stored later are dropped."""
         self.demos.truncate(int(str(state["episodes"])))
         self.retraced = int(str(state["retraced"]))
         self.unrepeated = int(str(state["unrepeated"]))

@@ -14,25 +14,25 @@ from vla_rl.results.evaluation import (
     TaskResult,
     compare,
     comparison_rows,
+    horizon_text,
     paired_horizons,
-    within,
 )
 from vla_rl.results.intervals import Estimate, PairedDifference, estimate, mean_over_tasks
-from vla_rl.results.run_folders import kept
+from vla_rl.results.run_folders import kept_policies
 
 MEDIAN = "steps when solved (median)"
 
 
 def show_evaluation(result: EvalResult) -> None:
-    """Print success by task, bucket and on the mean, with 95 % intervals.
+    """Print success by task, by bucket and on average, with 95 % intervals.
 
-    There is a column for every horizon at which success is told, and one for the median length of
-    the solved episodes. A sequence is told by how many of its parts were completed on the mean, how
-    often at least k of them, and how often each: it has no single success.
+    There is a column for every horizon at which success is reported, and one for the median length
+    of solved episodes. A sequence has no single success rate; instead there are the mean number of
+    completed parts, how often at least k parts were completed, and how often each part was.
     """
     each = result.each_horizon()
     table = Table(title=f"protocol {result.protocol_id}", title_justify="left")
-    for column in ("task", *map(within, each), "episodes", MEDIAN):
+    for column in ("task", *map(horizon_text, each), "episodes", MEDIAN):
         table.add_column(column)
     singles = [name for name, task in result.tasks.items() if not task.subgoals]
     for name in singles:
@@ -73,9 +73,9 @@ def _of_sequence(name: str, task: TaskResult, protocol: str) -> Table:
 
 
 def show_comparison(before: EvalResult, after: EvalResult) -> None:
-    """Print before, after and the paired difference by task and on the mean.
+    """Print before, after and the paired difference, by task and on average.
 
-    There is a table for every horizon at which success of either is told; the last one also says
+    There is a table for every horizon at which success of either is reported; the last one also has
     the median length of solved episodes.
 
     Raises:
@@ -87,7 +87,9 @@ def show_comparison(before: EvalResult, after: EvalResult) -> None:
 
 def _comparison(before: EvalResult, after: EvalResult, with_steps: bool) -> Table:
     change = compare(before, after)
-    table = Table(title=f"{within(before)}, protocol {before.protocol_id}", title_justify="left")
+    table = Table(
+        title=f"{horizon_text(before)}, protocol {before.protocol_id}", title_justify="left"
+    )
     columns = ("task", "before", "after", "difference (95 % interval)", "p")
     for column in (*columns, MEDIAN) if with_steps else columns:
         table.add_column(column)
@@ -115,14 +117,14 @@ def _steps(number: float | None) -> str:
     return "-" if number is None else f"{number:.0f}"
 
 
-def show_kept(folder: Path) -> None:
-    """Print what validation starts say of the last and the best policy of a run, if anything."""
-    for name, words in kept(folder).items():
+def show_kept_policies(folder: Path) -> None:
+    """Print validation success of the last and the best policy of a run, if it was evaluated."""
+    for name, words in kept_policies(folder).items():
         print(f"{folder / name} is {words}")
 
 
 def show_demos(demos: DemoSet) -> None:
-    """Print what a set of demonstrations holds."""
+    """Print a summary of a set of demonstrations."""
     table = Table(title=f"{demos.path}: {len(demos)} episodes of {demos.suite}")
     for column in ("task", "instruction", "episodes", "steps", "success", "sources"):
         table.add_column(column)

@@ -27,7 +27,7 @@ from vla_rl.sft import AnchorConfig, DemoAnchor
 from vla_rl.stages.interruption import Interruption
 from vla_rl.stages.progress import Progress
 from vla_rl.stages.run import RunFolder, restore_state, save_policy, save_state
-from vla_rl.stages.setup import Met
+from vla_rl.stages.setup import WarmUpStatistics
 from vla_rl.stages.validation import Validation
 from vla_rl.storage.state import capture_rng
 from vla_rl.train import Keeper, Loop, TrainConfig, check_groups, until_done
@@ -36,7 +36,7 @@ from vla_rl.world import Arena
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that reinforcement learning needs besides a policy and an arena."""
+    """Algorithm, rewards, curriculum and settings of reinforcement learning."""
 
     algorithm: Algorithm
     anchor: AnchorConfig
@@ -48,7 +48,7 @@ class Recipe:
 
 
 def end_of_episodes(recipe: Recipe, arena: Arena) -> EpisodeEnd:
-    """How episodes end in a run.
+    """Decide how the episodes of a run end.
 
     Raises:
         ValueError: If rewards, algorithm and time limit do not fit together.
@@ -65,34 +65,34 @@ def end_of_episodes(recipe: Recipe, arena: Arena) -> EpisodeEnd:
 
 
 def check_recipe(recipe: Recipe, policy: PolicyBase, arena: Arena) -> None:
-    """Refuse what cannot work together, before any long work.
+    """Check that recipe, policy and arena fit together, before any long work.
 
     Raises:
-        ValueError: With what does not fit and what to change.
+        ValueError: If they do not; says what to change.
     """
     end_of_episodes(recipe, arena)
     recipe.algorithm.density_for(policy)
     check_groups(recipe.algorithm, recipe.train)
     if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
         raise ValueError(
-            f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a budget that repeats: give "
+            f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a reproducible budget: give "
             f"--train.iterations or --train.env-steps instead of --train.minutes "
             f"{recipe.train.minutes}"
         )
 
 
 def required_demos(demos: DemoSet | None, anchor: AnchorConfig) -> DemoSet:
-    """The demonstrations that an anchor holds on to.
+    """The demonstrations of an anchor.
 
     Raises:
         ValueError: If there are none.
     """
     if demos is None:
-        raise ValueError(f"anchor.coef {anchor.coef} needs --demos to hold on to")
+        raise ValueError(f"anchor.coef {anchor.coef} needs demonstrations: give --demos")
     if not len(demos):
         raise ValueError(
-            f"anchor.coef {anchor.coef} needs demonstrations to hold on to, and {demos.path} holds "
-            "none: record some, or set --anchor.coef 0"
+            f"anchor.coef {anchor.coef} needs demonstrations, but {demos.path} holds none: record "
+            "some, or set --anchor.coef 0"
         )
     return demos
 
@@ -107,25 +107,25 @@ def train_stage(
     resume: bool,
     ranks: Ranks = ALONE,
     keeper: Keeper | None = None,
-    met: Met | None = None,
+    warm_up: WarmUpStatistics | None = None,
 ) -> None:
     """Reinforcement learning with checkpoints; Ctrl-C or SIGTERM saves one before it ends.
 
-    With an anchor in the recipe, ``demos`` are what it holds on to: all of them, also those of
-    tasks that are not practised. A ``keeper`` sees every episode that is played for training;
-    what a policy with fresh weights ``met`` before counts, and its statistics go on if the recipe
-    wants them. Where the recipe asks for evaluations on validation starts, the policy that did best
-    is kept in the run's folder ``best``. Of several ranks only the main one writes and talks.
+    An anchor in the recipe imitates all ``demos``, including those of tasks that are not trained.
+    A ``keeper`` receives every training episode. The environment steps of ``warm_up`` count as
+    training, and its statistics keep being updated if the recipe says so. If the recipe has
+    evaluations on validation starts, the best policy is kept in the run's folder ``best``. Of
+    several ranks, only the main one writes files and prints.
 
     Raises:
-        ValueError: If there is an anchor and nothing to hold on to.
+        ValueError: If there is an anchor without demonstrations.
     """
     policy.remember(arena.instructions)
     backbone = {"vlm"} if recipe.learner.train_vlm else set()
     trains = backbone.union(recipe.algorithm.trains)
     learner = Learner(policy, recipe.learner, trains, ranks=ranks)
     if recipe.algorithm.uses_reference:
-        # Before a checkpoint is loaded, so that a resumed run stays close to the same policy.
+        # Before a checkpoint is loaded, so that a resumed run has the same reference.
         learner.reference = frozen_copy(policy)
     if recipe.anchor.coef > 0:
         data = ChunkDataset(required_demos(demos, recipe.anchor).load(), policy.chunk)
@@ -140,8 +140,8 @@ def train_stage(
         arena.tasks,
         recipe.train,
         recipe.seed,
-        met.states if met is not None and recipe.train.running_statistics else None,
-        env_steps=0 if met is None else met.env_steps,
+        warm_up.states if warm_up is not None and recipe.train.running_statistics else None,
+        env_steps=0 if warm_up is None else warm_up.env_steps,
         keeper=keeper,
     )
     validation = validation_of(collector, policy, arena, recipe.train, ranks)
@@ -191,13 +191,14 @@ def train_stage(
     if wanted:
         raise KeyboardInterrupt
     if validation.gives_up and ranks.is_main:
-        print(f"ended early: {validation.without_better} evaluations in a row were no better")
+        print(f"stopped early: {validation.without_better} evaluations in a row were no better")
 
 
 def frozen_copy(policy: PolicyBase) -> PolicyBase:
-    """A copy of what is being trained that stays as it is; what is frozen is shared, not copied.
+    """A frozen copy of a policy that shares the parameters that are already frozen.
 
-    So the reference of a policy with a frozen or LoRA backbone costs its adapters and heads only.
+    So the reference of a policy with a frozen or LoRA backbone only needs memory for its adapters
+    and heads.
     """
     shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
     return copy.deepcopy(policy, shared).requires_grad_(False)
@@ -206,7 +207,7 @@ def frozen_copy(policy: PolicyBase) -> PolicyBase:
 def validation_of(
     collector: Collector, policy: PolicyBase, arena: Arena, config: TrainConfig, ranks: Ranks
 ) -> Validation:
-    """What evaluates a policy during training; ranks share the starts, and all know the result."""
+    """Evaluations of a policy during training; ranks share the starts, and all get the result."""
     starts = EvalConfig(episodes_per_task=config.eval_episodes, starts="validation")
     drawn_by = arena.renderer() if config.eval_every else ""
 
@@ -218,15 +219,15 @@ def validation_of(
 
 @dataclass(frozen=True)
 class WholeIteration:
-    """The state of a loop between iterations, besides weights and optimizer.
+    """The state of a loop after a whole iteration, apart from weights and optimizer.
 
-    An error in the middle of an iteration leaves draws of starts behind, and the weights as they
-    were unless the update had begun.
+    After an error within an iteration, starts have been drawn in vain, and the weights are
+    unchanged unless the update had begun.
 
     Attributes:
         iteration: Iterations done.
-        gradient_steps: The learner's.
-        progress: What a checkpoint holds of the loop and of random generators.
+        gradient_steps: Gradient steps of the learner.
+        progress: State of the loop and of random generators, for a checkpoint.
     """
 
     iteration: int
@@ -235,7 +236,7 @@ class WholeIteration:
 
     @classmethod
     def of(cls, loop: Loop, validation: Validation) -> WholeIteration:
-        """That of a loop that has just done an iteration, or none yet."""
+        """The state of a loop that has just finished an iteration, or not begun."""
         progress: dict[str, object] = {
             "loop": loop.state_dict(),
             "validation": validation.state_dict(),
@@ -244,23 +245,23 @@ class WholeIteration:
         return cls(loop.iteration, loop.learner.steps, copy.deepcopy(progress))
 
     def rescued(self, run: RunFolder, loop: Loop, saved: int) -> str:
-        """Save it after an error, if that can be done; returns how to go on.
+        """Save this state after an error, if possible; return a message on how to resume.
 
         Args:
-            run: Where the checkpoint goes.
-            loop: Its weights and optimizer.
-            saved: Iteration of the newest checkpoint, 0 if there is none.
+            run: Run folder of the checkpoint.
+            loop: Has the weights and optimizer.
+            saved: Iteration of the newest checkpoint; 0 if there is none.
         """
         root = run.folder / "checkpoints"
         if loop.learner.steps == self.gradient_steps and self.iteration > saved:
             save_state(root, self.iteration, loop.learner, self.progress)
             saved = self.iteration
-        where = f"goes on after iteration {saved}, saved in {root}" if saved else "starts it again"
+        where = f"continues after iteration {saved}, saved in {root}" if saved else "starts again"
         return f"an error ended the run after iteration {self.iteration}; --resume {where}"
 
 
 def save_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
-    """Write everything that resuming needs."""
+    """Write a checkpoint of the loop."""
     root = run.folder / "checkpoints"
     progress: dict[str, object] = {
         "loop": loop.state_dict(),
@@ -270,7 +271,7 @@ def save_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
 
 
 def load_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
-    """Go back to the newest valid checkpoint; a run without one starts from its beginning."""
+    """Restore the newest valid checkpoint; without one the run starts from the beginning."""
     root = run.folder / "checkpoints"
     state = restore_state(root, loop.learner)
     if not state:
@@ -283,14 +284,14 @@ def load_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
 
 
 def _progress_of(loop: Loop) -> Progress:
-    # Several ranks in one terminal would write over each other.
+    # Several ranks in one terminal would overwrite each other's lines.
     console = None if loop.learner.ranks.is_main else Console(quiet=True)
     done, total = _extent(loop)
     return Progress("improve", total, done, console=console)
 
 
 def _extent(loop: Loop) -> tuple[int, int]:
-    """Done and total: in seconds or environment steps if one of them ends the run."""
+    """Done and total, in seconds or environment steps if one of these limits the run."""
     config = loop.config
     if config.minutes:
         total = round(60 * config.minutes)

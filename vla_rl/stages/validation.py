@@ -1,8 +1,8 @@
-"""Evaluations during training: how the policy does on starts for choosing, and which one did best.
+"""Evaluations on validation starts during training, which choose the best policy.
 
 The starts are those of ``SEED_RANGES["validation"]``, the same every time, played without
-exploration noise by the workers that also play for training. Nothing of it reaches the learner,
-the curriculum or a random generator: what is trained is bit for bit what it would be without.
+exploration noise by the same workers. The learner, the curriculum and all random generators are not
+affected: the trained weights are bit-equal to those of a run without evaluations.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy as np
 from vla_rl.results.evaluation import EvalResult
 from vla_rl.train import Loop, TrainConfig, over
 
-_ROUNDING = 1e-9  # means of the same successes, added up in another order, are equal
+_ROUNDING = 1e-9  # tolerance for sums of the same successes in a different order
 
 
 @dataclass
 class Validation:
-    """Evaluates when that is due, and remembers what was best.
+    """Evaluates the policy when an evaluation is due, and remembers the best result.
 
     Attributes:
-        config: How often to evaluate, and when to give up.
-        play: Evaluates the policy as it is.
-        best: The best evaluation so far (as ``vla-rl eval`` writes one, with its ``iteration``), of
-            equal ones the first; None before any.
-        last: Success of the latest one, the mean over tasks in [0, 1]; None before any.
-        without_better: How many there were since the best one.
+        config: How often to evaluate, and when to stop early.
+        play: Evaluates the current policy.
+        best: The best evaluation so far (as ``vla-rl eval`` writes it, with its ``iteration``), the
+            first of equal ones; None before the first evaluation.
+        last: Mean success over tasks of the latest evaluation, in [0, 1]; None before the first.
+        without_better: Number of evaluations since the best one.
     """
 
     config: TrainConfig
@@ -41,11 +41,11 @@ class Validation:
     without_better: int = 0
 
     def after_iteration(self, loop: Loop, metrics: dict[str, float]) -> bool:
-        """Evaluate if that is due, which it also is after the last iteration.
+        """Evaluate if an evaluation is due, as one always is after the last iteration.
 
         Args:
-            loop: Where training is; what the evaluation took counts as time of training.
-            metrics: Of the iteration; gets the outcome under ``validation/``, and the seconds.
+            loop: The training loop; the time of the evaluation counts as training time.
+            metrics: Metrics of the iteration; the result (``validation/``) and time are added.
 
         Returns:
             Whether the policy was evaluated and is the best so far.
@@ -62,10 +62,10 @@ class Validation:
         return self.take(result, loop.iteration)
 
     def take(self, result: EvalResult, iteration: int) -> bool:
-        """Take in an evaluation; returns whether it is the best so far.
+        """Include an evaluation; return whether it is the best so far.
 
-        Results of different protocols are never compared: where a run goes on with other validation
-        starts or horizons, its first evaluation is the best anew.
+        Results of different protocols are never compared: after a change of validation starts or
+        horizons, the first evaluation is the new best.
         """
         self.last = result.mean.value
         best = self.best or {"protocol_id": None}
@@ -78,12 +78,12 @@ class Validation:
 
     @property
     def gives_up(self) -> bool:
-        """Whether as many evaluations in a row as the configuration allows brought nothing."""
+        """Whether ``early_stop`` evaluations in a row were no better."""
         return 0 < self.config.early_stop <= self.without_better
 
     @property
     def text(self) -> str:
-        """A few words for the progress line."""
+        """Text for the progress line."""
         if self.best is None:
             return ""
         return f"validation {self.last:.2f}, best {self.best['mean']:.2f}"
@@ -93,13 +93,13 @@ class Validation:
         return {"best": self.best, "last": self.last, "without_better": self.without_better}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state written by :meth:`state_dict`."""
+        """Restore a state written by :meth:`state_dict`."""
         self.best, self.last = state["best"], state["last"]
         self.without_better = state["without_better"]
 
 
 def _described(result: EvalResult) -> dict[str, float]:
-    """What to log, named as the outcomes of training are."""
+    """Metrics of an evaluation, named like those of training."""
     rates = {
         f"validation/{'completed' if of_task.subgoals else 'success'}/{task}": of_task.share.value
         for task, of_task in result.tasks.items()

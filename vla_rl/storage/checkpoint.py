@@ -1,15 +1,15 @@
-"""Training checkpoints that survive kills, full disks and damaged files; nothing is unpickled.
+"""Training checkpoints, robust against kills, full disks and damaged files; without pickle.
 
 Layout below a root folder, for instance ``RUN/checkpoints``::
 
     step_000010/
         policy/               whatever the policy's ``save_pretrained`` writes
         tensors.safetensors   the tensors of the state: optimizer moments and the like
-        state.json            everything else of the state, with a mark where a tensor was
+        state.json            the rest of the state, with placeholders for tensors
         manifest.json         size and SHA-256 of every other file
 
-A checkpoint is written to a temporary sibling folder and renamed when it is complete; it is trusted
-only when every file agrees with the manifest.
+A checkpoint is written to a temporary sibling folder and renamed when it is complete; it is used
+only if every file matches the manifest.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _POLICY, _TENSORS, _STATE, _MANIFEST = (
     "manifest.json",
 )
 _TEMPORARY = ".saving-"
-# A checkpoint that is being replaced by one of the same step keeps this ending for a moment.
+# A checkpoint that is being replaced by one of the same step temporarily has this suffix.
 _NAME = re.compile(r"step_(\d{6,})(\.old)?")
-_ADVICE = "start again without resuming, or put a copy of a checkpoint there"
+_ADVICE = "start again without --resume, or put a copy of a checkpoint there"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files agree with its manifest.
+    """A checkpoint whose files match its manifest.
 
     Attributes:
         path: Its folder.
-        step: The step it was saved at.
+        step: The step at which it was saved.
     """
 
     path: Path
@@ -58,11 +58,11 @@ class Checkpoint:
 
     @property
     def policy(self) -> Path:
-        """Folder that the policy wrote itself into."""
+        """Folder of the saved policy."""
         return self.path / _POLICY
 
     def state(self) -> dict[str, Any]:
-        """What was given to :func:`save`, bit for bit; tensors are on the CPU."""
+        """The state that was given to :func:`save`, bit-equal; tensors are on the CPU."""
         tensors = load_file(self.path / _TENSORS)
         state: dict[str, Any] = unflatten(json.loads((self.path / _STATE).read_text()), tensors)
         return state
@@ -75,20 +75,21 @@ def save(
     state: Mapping[str, object],
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, then remove the ones that it makes superfluous.
+    """Write a checkpoint, then remove outdated ones.
 
-    Those are all but the newest ``keep`` and, when a run went back to an earlier checkpoint, the
-    later ones of the abandoned future. A kill at any time leaves the older ones valid. Only one
-    process may save below a root at a time.
+    These are all but the newest ``keep`` and, when a run returned to an earlier checkpoint, all
+    later ones. A kill at any time leaves the older ones valid. Only one process may save below a
+    root at a time.
 
     Args:
-        root: Folder of all checkpoints of a run; made if it is not there.
-        step: Of training, from 0.
-        write_policy: Writes the policy into the folder it is given (which does not exist yet).
-        state: Whatever else resuming needs: nested dicts, lists and tuples of JSON values, tensors,
+        root: Folder of all checkpoints of a run; made if it does not exist.
+        step: Step of training, from 0.
+        write_policy: Writes the policy into the given folder (which does not exist yet).
+        state: Everything else that resuming needs: nested dicts, lists and tuples of JSON values,
+        tensors,
             NumPy arrays and bytes, for instance ``{"optimizer": optimizer.state_dict(), "rng":
             capture_rng()}``.
-        keep: How many checkpoints to keep, at least 1.
+        keep: Number of checkpoints to keep, at least 1.
 
     Returns:
         The folder of the new checkpoint.
@@ -122,10 +123,10 @@ def save(
 
 
 def load(root: Path) -> Checkpoint:
-    """The newest checkpoint that is whole; newer damaged ones are named in a warning.
+    """Find the newest valid checkpoint; warns about newer damaged ones.
 
     Raises:
-        ValueError: If there is none, listing what was tried.
+        ValueError: If there is none; lists the damaged ones.
     """
     problems: list[str] = []
     for folder in _newest_first(root):
@@ -164,7 +165,7 @@ def _put_in_place(temporary: Path, target: Path) -> Path:
     if target.exists():
         old = target.with_name(f"{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)  # still found by load(), should a kill come now
+        target.rename(old)  # load() still finds it if a kill happens now
     temporary.chmod(0o755)  # mkdtemp makes private folders
     temporary.rename(target)
     sync(target.parent)
@@ -172,7 +173,7 @@ def _put_in_place(temporary: Path, target: Path) -> Path:
 
 
 def _prune(root: Path, step: int, keep: int) -> None:
-    """Keep the newest ones up to the one just written."""
+    """Keep the newest checkpoints up to the one just written."""
     folders = _newest_first(root)
     current = [f for f in folders if _step(f) <= step and not f.name.endswith(".old")]
     for folder in folders:
@@ -194,7 +195,7 @@ def _step(folder: Path) -> int:
 
 
 def _problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Description of what is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         if manifest["format"] != FORMAT:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, synced, renamed."""
+"""Atomic writes: files and folders are written under another name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def free_space_check(path: Path, needed: int) -> None:
     """Require free space before long work.
 
     Args:
-        path: Where it is needed; need not exist yet.
+        path: Where the space is needed; need not exist yet.
         needed: Bytes.
 
     Raises:
-        OSError: If there is less, with both figures.
+        OSError: If there is less; names both numbers.
     """
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -49,7 +49,7 @@ def sync(path: Path) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a target that holds anything, before work starts.
+    """Require that a folder is new or empty, before work starts.
 
     Raises:
         FileExistsError: If it is a file or a folder that is not empty.
@@ -60,7 +60,7 @@ def require_free(folder: Path) -> None:
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """A path beside the folder for what shall be there; it is moved there if nothing fails.
+    """Yield a temporary path for a new folder, which is moved into place if nothing fails.
 
     Raises:
         FileExistsError: As :func:`require_free`.
@@ -78,10 +78,10 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A path beside the folder for what shall replace it; it is moved there if nothing fails.
+    """Yield a temporary path for a new version of a folder, moved into place if nothing fails.
 
-    The older one stays aside until the new one is in its place, and a kill in between leaves it
-    there, where :func:`standing` finds it. Only one process may write a folder at a time.
+    The old version is moved aside until the new one is in place. If a kill happens in between,
+    :func:`standing` finds the old one. Only one process may write a folder at a time.
     """
     fresh, aside = folder.with_name(f".{folder.name}.new"), _aside(folder)
     shutil.rmtree(fresh, ignore_errors=True)
@@ -101,7 +101,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def standing(folder: Path) -> Path:
-    """The folder, or what :func:`replacing` was killed in the middle of replacing there."""
+    """The folder, or its old version if :func:`replacing` was killed before it had finished."""
     return _aside(folder) if not folder.exists() and _aside(folder).exists() else folder
 
 

@@ -1,10 +1,9 @@
-"""Saved policies on the Hugging Face hub: found by ``user/name``, fetched, vetted, uploaded.
+"""Saved policies on the Hugging Face hub, by ``user/name``: download, safety checks, upload.
 
-A repository is somebody else's, so its word is not taken for code. Only JSON, safetensors and the
-files of tokenizers are fetched, never pickles or Python; and the modules that its JSON names (the
-class of the policy, the suite it acts in) are imported only if they are part of ``vla_rl``, are
-offered as a plug-in by an installed package, or were imported or named by the user. A processor
-that asks for code of its own is refused. Whatever else a file says is data.
+A repository is not trusted to run code. Only JSON, safetensors and tokenizer files are downloaded,
+never pickles or Python. The modules that its JSON names (the class of the policy, its suite) are
+imported only if they are part of ``vla_rl``, are plug-ins of an installed package, or were imported
+or named by the user. A processor that requires custom code is rejected.
 """
 
 from __future__ import annotations
@@ -30,32 +29,33 @@ WORLD = "world.json"
 CARD = "README.md"
 FILES = (
     *("config.json", WORLD, CARD, "model*.safetensors", pretrained.INDEX),
-    *("*/*.json", "*/*.txt", "*/*.model", "*/*.jinja"),  # what a backbone's processor writes
+    *("*/*.json", "*/*.txt", "*/*.model", "*/*.jinja"),  # files of a backbone's processor
 )
-"""Patterns of what a policy's repository holds; nothing else is uploaded or fetched."""
+"""Patterns of the files of a policy's repository; nothing else is uploaded or downloaded."""
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PLAIN = re.compile(r"[\w.-]+", re.ASCII)
-# Without a connection huggingface_hub raises the errors of the HTTP library that it is built on
-# (requests or httpx, by its version); they are the bases of its own.
+# Without a connection huggingface_hub raises errors of the HTTP library that it uses (requests or
+# httpx, depending on its version), which are the bases of its own.
 _FAILURES: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 
 def find(source: str | Path, named: Collection[str | None] = (), **options: Any) -> Path:
-    """Where a saved policy lies on this machine; one on the hub is fetched.
+    """Find the local folder of a saved policy; a policy on the hub is downloaded.
 
-    What exists here wins. Otherwise ``user/name`` or ``user/name@revision`` is a repository.
-    Anything else is returned as it is, for the reader to say what is missing.
+    An existing local path has priority. Otherwise ``user/name`` or ``user/name@revision`` is a
+    repository. Anything else is returned unchanged, so that reading it reports what is missing.
 
     Args:
         source: A folder, or a repository.
-        named: Suites that the user named, so that a repository may name them too.
-        options: Of ``huggingface_hub.snapshot_download``: ``revision``, ``token``, ``cache_dir``,
+        named: Suites that the user named, which the repository may then name, too.
+        options: Options of ``huggingface_hub.snapshot_download``: ``revision``, ``token``,
+        ``cache_dir``,
             ``force_download``, ``local_files_only``.
 
     Raises:
-        ValueError: If the repository cannot be read, holds no policy, or names a module that
-            nothing vouches for (see above).
+        ValueError: If the repository cannot be read, has no policy, or names a module that is not
+            trusted (see above).
     """
     text = source.as_posix() if isinstance(source, Path) else source
     repo_id, at, revision = text.partition("@")
@@ -70,16 +70,16 @@ def find(source: str | Path, named: Collection[str | None] = (), **options: Any)
         "Hugging Face hub",
         "check the name; a private repository needs a login (`hf auth login`) or HF_TOKEN",
     ):
-        # The few kilobytes that say what this is come first: weights may be gigabytes.
+        # The small description is downloaded first, because weights may be gigabytes.
         said = _snapshot(repo_id, ("config.json", WORLD), wanted)
         _vet(said, text, named)
-        # A snapshot's folder is called by its commit: the weights are those of this description.
+        # A snapshot's folder is named after its commit, so the weights match this description.
         folder = _snapshot(repo_id, FILES, {**wanted, "revision": said.name})
     for path in folder.glob("*/*.json"):
         if "auto_map" in path.read_text(encoding="utf-8"):
             raise ValueError(
-                f"{text} on the hub has a {path.parent.name} whose {path.name} asks for code of "
-                "its own (auto_map), which is not run on a repository's word"
+                f"{text} on the hub has a {path.parent.name} whose {path.name} requires custom "
+                "code (auto_map), which vla-rl does not run"
             )
     return folder
 
@@ -98,20 +98,20 @@ def check_id(repo_id: str) -> None:
 
 
 def upload(folder: Path, repo_id: str, private: bool | None = None) -> str:
-    """Make the repository if it is new, and upload a policy's files.
+    """Create the repository if it is new, and upload a policy's files.
 
-    Files of an earlier policy that this one does not have are deleted there.
+    Files of an earlier policy that this one does not have are deleted.
 
     Args:
-        folder: Of a saved policy.
+        folder: Folder of a saved policy.
         repo_id: ``user/name``.
         private: Whether a new repository is private; ``None`` leaves it to the account's settings.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: If the name is malformed or the hub refuses, with what to do.
+        ValueError: If the name is invalid or the upload fails; says what to do.
     """
     check_id(repo_id)
     api = huggingface_hub.HfApi(library_name="vla-rl", library_version=__version__)
@@ -163,15 +163,15 @@ def _explained(what: str, advice: str) -> Iterator[None]:
 
 
 def _vet(folder: Path, source: str, named: Collection[str | None]) -> None:
-    """Refuse a description that names a module which nothing vouches for."""
+    """Reject a description that names a module that is not trusted."""
     try:
         path = str(pretrained.describe(folder)["class"])
     except ValueError as error:
-        raise ValueError(f"{source} on the hub is no policy of vla-rl: {error}") from error
+        raise ValueError(f"{source} on the hub is not a policy of vla-rl: {error}") from error
     module = path.rpartition(".")[0]
     if not _vouched("policies", module):
         raise ValueError(
-            f"{source} on the hub is a {path}, and a repository's word imports nothing outside "
+            f"{source} on the hub is a {path}, and a repository may not import modules outside "
             f"vla_rl: if {module!r} is a module of yours, import it first (in Python), or "
             f"`hf download {source.partition('@')[0]} --local-dir FOLDER` and name the folder"
         )
@@ -180,13 +180,13 @@ def _vet(folder: Path, source: str, named: Collection[str | None]) -> None:
         base = suite.partition(":")[0]
         if suite not in named and not (harmless and _vouched("envs", base)):
             raise ValueError(
-                f"{source} on the hub acts in {suite!r}, and a repository's word imports nothing "
-                f"outside vla_rl: if you know that suite, name it yourself with --env {suite}"
+                f"{source} on the hub acts in {suite!r}, and a repository may not import modules "
+                f"outside vla_rl: if you trust that suite, name it with --env {suite}"
             )
 
 
 def _suite(path: Path) -> tuple[str, bool]:
-    """The suite's name, and whether its parameter can import nothing by itself.
+    """The suite's name, and whether its parameter cannot cause any import.
 
     ``gym:package:ID`` and ``gym:package/ID`` import the package, and keyword arguments may hold
     such an id for an environment that wraps others.
@@ -201,7 +201,7 @@ def _suite(path: Path) -> tuple[str, bool]:
 
 
 def _vouched(kind: str, module: str) -> bool:
-    """Whether the plug-in is ours, an installed package's, or already imported."""
+    """Whether the plug-in is part of vla-rl or an installed package, or is already imported."""
     if module in sys.modules:
         return True
     offered = importlib.metadata.entry_points(group=f"vla_rl.{kind}")

@@ -1,9 +1,8 @@
-"""The model card of a saved policy: what it is, how to load it, how it was trained and measured.
+"""The model card of a saved policy: how to load it, and how it was trained and evaluated.
 
-Every number comes from files that a run left: the policy's ``config.json`` and ``world.json``, the
-run's settings, its metrics and its evaluations. What is not known is said to be unknown. Success
-rates stand in the text and, for the hub to index, in the card's ``model-index``. Nothing here
-imports torch.
+Every number comes from files of the run: the policy's ``config.json`` and ``world.json``, the run's
+settings, its metrics and its evaluations. The card says what is unknown. Success rates are in the
+text and, for the index of the hub, in the card's ``model-index``. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -31,13 +30,15 @@ LIBRARY = "vla-rl"
 TAGS = (LIBRARY, "robotics", "reinforcement-learning")
 PIPELINE = "robotics"
 
-# Of a run's config.json; the others are paths, or say where the policy acts.
+# Settings of a run's config.json for the card; the others are paths, or describe the world.
 _TRAINING = (
     *("command", "demos", "sft", "algorithm", "algo", "anchor", "curriculum", "rewards"),
     *("learner", "train", "seed", "history"),
 )
-_DIGITS = 4  # a hundred thousand episodes would be needed to tell more
-_NOT_IN_TYPES = re.compile(r"[^\w.-]+", re.ASCII)  # the hub refuses them in a data set's type
+_DIGITS = 4  # more would need over 100,000 episodes
+_NOT_IN_TYPES = re.compile(
+    r"[^\w.-]+", re.ASCII
+)  # the hub does not allow these characters in a dataset type
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ def render(
     evaluations: Sequence[EvalResult] = (),
     license: str | None = None,
 ) -> ModelCard:
-    """The card of one policy.
+    """Render the card of a policy.
 
     Args:
         description: Its ``config.json`` (``class``, ``config``, ``spaces``, ``sentences``).
-        repo_id: Where it goes on the hub; ``None`` speaks of a folder.
+        repo_id: Its repository on the hub; ``None`` for a local folder.
         world: Its ``world.json``, if there is one.
-        training: How it was trained, if that is known.
-        evaluations: On held-out starts; without any, the card says that there is none.
-        license: Of the weights, a name that the hub knows, for instance ``apache-2.0``.
+        training: How it was trained, if known.
+        evaluations: Evaluations on held-out starts; the card says so if there is none.
+        license: Licence of the weights, a name that the hub knows, for instance ``apache-2.0``.
     """
     name = repo_id.partition("/")[2] if repo_id else "policy"
     suites = [world["suite"]] if world else [result.suite for result in evaluations]
@@ -103,7 +104,7 @@ def render(
 
 @functools.cache
 def version() -> str:
-    """The version of vla-rl, with the commit if it was installed from git or runs in a checkout."""
+    """Version of vla-rl, with the commit if it was installed from git or is a checkout."""
     for distribution in importlib.metadata.distributions(name=LIBRARY):
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         if commit := origin.get("vcs_info", {}).get("commit_id"):
@@ -125,7 +126,7 @@ def _git(root: Path, *words: str) -> str:
 
 
 def _indexed(result: EvalResult) -> Iterator[huggingface_hub.EvalResult]:
-    """Success of every task and on the mean, as entries of the ``model-index``."""
+    """Success of every task and on average, as entries of the ``model-index``."""
     for name, task in result.tasks.items():
         starts = {"episodes": task.episodes, "seeds": _starts(task.seeds)}
         if task.subgoals:
@@ -161,7 +162,7 @@ def _entry(
 
 
 def _told(result: EvalResult) -> Mapping[str, Any]:
-    """The same for people, with every measure of a sequence."""
+    """The evaluation for the text of the card, with every measure of a sequence."""
     rows = [
         (f"{name}: {measure}" if task.subgoals else name, *_shown(estimate(outcomes)), *_of(task))
         for name, task in result.tasks.items()
@@ -193,7 +194,7 @@ def _of(task: TaskResult) -> tuple[str, str]:
 
 
 def _starts(seeds: Sequence[int]) -> str:
-    """``"7 to 9"`` for consecutive seeds, else all of them."""
+    """``"7 to 9"`` for consecutive seeds, otherwise all seeds."""
     ordered = sorted(seeds)
     if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"{ordered[0]} to {ordered[-1]}"
@@ -206,7 +207,7 @@ def _starts(seeds: Sequence[int]) -> str:
 def _trained(training: Training) -> str:
     settings = training.settings
     known = {name: settings[name] for name in _TRAINING if settings.get(name) is not None}
-    if isinstance(known.get("demos"), str):  # a path on somebody's machine
+    if isinstance(known.get("demos"), str):  # a local path
         del known["demos"]
     if known.get("anchor", {}).get("coef") == 0:
         del known["anchor"]
@@ -239,7 +240,7 @@ def _plain(suite: str) -> str:
 
 
 def _named_suite(world: Mapping[str, Any] | None) -> str:
-    """The option that vouches for a suite which a repository alone may not name."""
+    """The option with which a user trusts a suite that a repository alone may not import."""
     suite = "" if world is None else world["suite"]
     return f" --env {suite}" if re.search("[:.]", suite) else ""
 
@@ -250,17 +251,17 @@ _TEMPLATE = """---
 
 # {{ name }}
 
-A robot policy for simulated tasks, saved by `vla-rl` as JSON and safetensors: from observations
+A robot policy for simulated tasks, saved by `vla-rl` as JSON and safetensors. It maps observations
 and an instruction to chunks of actions.
 
 ## How to load it
 
 ```python
-{% if own %}import {{ own }}  # the policy's class: a repository's word imports nothing by itself
+{% if own %}import {{ own }}  # the policy's class, which a repository may not import
 {% endif %}from vla_rl.policy import load_policy
 
 policy = load_policy("{{ source }}")
-print(policy.spaces, list(policy.text_memory))  # what it sees and does; instructions it knows
+print(policy.spaces, list(policy.text_memory))  # shapes; instructions that it knows
 ```
 {% if world %}
 ```bash
@@ -274,16 +275,16 @@ vla-rl train --policy {{ source }}{{ env }} --out runs/more
 
 Suite `{{ e.suite }}`, episodes of at most {{ e.horizon }} environment steps, protocol
 `{{ e.protocol }}`.
-Each start was played once, greedily; none was trained on.
-{%- if e.chosen_by %} They are validation starts, by which settings or this policy may have been
-chosen: other starts may turn out less well.{% endif %}
-{%- if e.renderer %} Images were drawn by {{ e.renderer }}.{% endif %}
+Each start was played once, without exploration noise; none was used for training.
+{%- if e.chosen_by %} These are validation starts, with which settings or this policy may have been
+chosen: success on other starts may be lower.{% endif %}
+{%- if e.renderer %} Images were rendered by {{ e.renderer }}.{% endif %}
 {% else %}
-There is no evaluation of this policy: how often it succeeds is not known.
+There is no evaluation of this policy: its success rate is not known.
 {% endfor %}
 {%- if evaluations %}
-Intervals of one task are Wilson's; that of the mean combines them. They say how sure the number is
-for this policy on more starts, not how much another training run would differ.
+Intervals of single tasks are Wilson's; that of the mean combines them. They cover other starts for
+this policy, not other training runs.
 {% endif %}
 ## Tasks
 {% if world %}

@@ -20,14 +20,14 @@ INDEX = "model.safetensors.index.json"
 def write(
     folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], shard: int | str
 ) -> None:
-    """Write tensors and their description, in several files if larger than ``shard`` bytes."""
+    """Write tensors and a description, in several files if larger than ``shard`` bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     huggingface_hub.save_torch_state_dict(dict(tensors), folder, max_shard_size=shard)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The description of a folder.
+    """Read the description of a saved policy.
 
     Raises:
         ValueError: If the folder has no readable description.
@@ -40,7 +40,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, on the CPU.
+    """Read all tensors of a folder, on the CPU.
 
     Raises:
         ValueError: If a file is missing or damaged.

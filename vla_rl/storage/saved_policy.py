@@ -1,4 +1,4 @@
-"""A policy in a folder or on the Hugging Face hub."""
+"""Saving and loading policies, in a folder or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MAX_SHARD_SIZE = "2GB"
 
 
 class SavedPolicy(nn.Module, ModelHubMixin):
-    """A module that is written with its settings, its spaces and the sentences it remembers.
+    """A module that is saved with its settings, its spaces and its encoded instructions.
 
     Attributes:
         config_class: A dataclass, the type of ``config``.
         config: Settings.
-        spaces: What it was made for.
-        text_memory: Encoded sentences.
+        spaces: Shapes of observations and actions.
+        text_memory: Encoded instructions.
     """
 
     config_class: ClassVar[type[Any]]
@@ -48,10 +48,10 @@ class SavedPolicy(nn.Module, ModelHubMixin):
         """Write ``config.json``, safetensors files and a model card (``README.md``).
 
         Args:
-            folder: Where; an older policy in it is replaced.
-            max_shard_size: Bytes of the largest file of tensors, or text like ``"2GB"``.
-            config: Must be None: a policy writes its own.
-            model_card_kwargs: What the card says besides; see :meth:`generate_model_card`.
+            folder: Where to write; an older policy in it is replaced.
+            max_shard_size: Largest size of a file of tensors, in bytes or as text (``"2GB"``).
+            config: Must be None, because a policy writes its own.
+            model_card_kwargs: Further content of the card; see :meth:`generate_model_card`.
         """
         if config is not None:
             raise ValueError(f"config {config!r}: a policy writes its own config.json")
@@ -77,21 +77,22 @@ class SavedPolicy(nn.Module, ModelHubMixin):
         }
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The model card; arguments besides the description as of :func:`model_card.render`."""
+        """The model card; arguments are those of :func:`model_card.render`."""
         return model_card.render(self._description(), *args, **kwargs)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload this policy to the Hugging Face hub; returns the address of the commit.
+        """Upload this policy to the Hugging Face hub; return the URL of the commit.
 
-        A saved policy knows more (its world, its evaluations): ``vla-rl push`` uploads that too.
+        ``vla-rl push`` also uploads the world and the evaluations of a saved policy.
 
         Args:
             repo_id: ``user/name``.
-            options: As of ``huggingface_hub.ModelHubMixin.push_to_hub``: ``private``, ``token``,
+            options: Options of ``huggingface_hub.ModelHubMixin.push_to_hub``: ``private``,
+            ``token``,
                 ``branch``, ``commit_message``, ``create_pr``, ``model_card_kwargs``, ...
 
         Raises:
-            ValueError: If the name is malformed or the hub refuses, with what to do.
+            ValueError: If the name is invalid or the upload fails; says what to do.
         """
         hub.check_id(repo_id)
         said = {"repo_id": repo_id, **(options.pop("model_card_kwargs", None) or {})}
@@ -104,17 +105,18 @@ class SavedPolicy(nn.Module, ModelHubMixin):
     def from_pretrained(  # type: ignore[override]  # the mixin's hands config.json to __init__
         cls: type[SavedT], source: str | Path, spaces: Spaces | None = None, **options: Any
     ) -> SavedT:
-        """Read what ``save_pretrained`` wrote, from a folder or from the Hugging Face hub.
+        """Load a saved policy from a folder or from the Hugging Face hub.
 
         Args:
             source: A folder, or a repository ``user/name`` or ``user/name@revision``.
-            spaces: What the policy is needed for; ``None`` takes what it was made for.
-            options: For the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
+            spaces: Shapes that the policy must have; ``None`` accepts any.
+            options: Options for the hub: ``revision``, ``token``, ``cache_dir``,
+            ``force_download``,
                 ``local_files_only``.
 
         Raises:
-            ValueError: If a file is missing or damaged, or class or spaces are others; if a
-                repository cannot be read, or names modules that nothing vouches for.
+            ValueError: If a file is missing or damaged, the class or spaces differ, or a repository
+                cannot be read or names modules that are not trusted.
         """
         folder = hub.find(source, **options)
         found = pretrained.describe(folder)
@@ -147,11 +149,11 @@ class SavedPolicy(nn.Module, ModelHubMixin):
 
     @classmethod
     def blank(cls: type[SavedT], config: Any, spaces: Spaces) -> SavedT:
-        """A policy whose weights will be replaced, so none are fetched."""
+        """A policy whose weights will be overwritten, so no pretrained ones are fetched."""
         return cls(config, spaces)
 
     def save_extras(self, folder: Path) -> None:
-        """Write what new instructions need besides weights and settings, such as a tokenizer."""
+        """Write further files that encoding new instructions needs, such as a tokenizer."""
 
     def load_extras(self, folder: Path) -> None:
         """Read what :meth:`save_extras` wrote."""
@@ -162,7 +164,7 @@ def _path(policy: type[SavedPolicy]) -> str:
 
 
 def _with_aliases(tensors: Mapping[str, Tensor], policy: nn.Module) -> dict[str, Tensor]:
-    """Tensors that share their memory are saved under one of their names; load them under all."""
+    """Add the other names of tensors that share memory, which are saved under one name only."""
     found, by_place = dict(tensors), {}
     own = {name: t for name, t in policy.state_dict().items() if t.numel()}
     for name, tensor in own.items():
@@ -175,7 +177,7 @@ def _with_aliases(tensors: Mapping[str, Tensor], policy: nn.Module) -> dict[str,
 
 
 def _rebuild(kind: type[Any], values: dict[str, Any], folder: Path) -> Any:
-    """A dataclass from JSON; its sequences are tuples."""
+    """Build a dataclass from JSON; its sequences become tuples."""
     names = {f.name for f in fields(kind)}
     if values.keys() != names:
         odd = sorted(values.keys() ^ names)

@@ -1,4 +1,4 @@
-"""State as tensors and JSON, and the state of random generators."""
+"""Converting nested state to tensors and JSON, and saving random generators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def flatten(state: object, name: str = "state") -> tuple[Any, dict[str, Tensor]]:
-    """Take the tensors out of nested state, for instance of ``optimizer.state_dict()``.
+    """Separate nested state, for instance ``optimizer.state_dict()``, into JSON and tensors.
 
     Args:
         state: Nested dicts (with keys of any JSON type), lists, tuples, JSON values, tensors, NumPy
@@ -22,18 +22,18 @@ def flatten(state: object, name: str = "state") -> tuple[Any, dict[str, Tensor]]
         name: Prefix of the tensors' names.
 
     Returns:
-        JSON-able data and tensors by name (on the CPU); :func:`unflatten` gives back the state, bit
-        for bit, except that NumPy scalars become Python numbers.
+        JSON data and tensors by name (on the CPU); :func:`unflatten` restores the state bit-equal,
+        except that NumPy scalars become Python numbers.
 
     Raises:
-        ValueError: If something cannot be stored, saying where it is.
+        ValueError: If something cannot be stored; says where it is.
     """
     tensors: dict[str, Tensor] = {}
     return _flatten(state, name, tensors), tensors
 
 
 def unflatten(data: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The state that :func:`flatten` took apart."""
+    """Restore the state that :func:`flatten` separated."""
     if isinstance(data, list):
         return [unflatten(item, tensors) for item in data]
     if not isinstance(data, dict):
@@ -102,10 +102,10 @@ Generators = Mapping[str, np.random.Generator | torch.Generator]
 
 
 def capture_rng(generators: Generators | None = None) -> dict[str, Any]:
-    """The state of every random generator, JSON-able.
+    """Capture the state of all random generators as JSON data.
 
     Args:
-        generators: Generators of one's own by name, besides the global ones of Python, NumPy and
+        generators: Further generators by name, in addition to the global ones of Python, NumPy and
             torch (CPU and every GPU).
     """
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -120,12 +120,12 @@ def capture_rng(generators: Generators | None = None) -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any], generators: Generators | None = None) -> None:
-    """Put every random generator back to a captured state.
+    """Restore all random generators from a captured state.
 
-    With another number of GPUs than at capture, those that exist are restored, with a warning.
+    If the number of GPUs has changed, the existing ones are restored, with a warning.
 
     Raises:
-        ValueError: If the named generators are not those of the capture.
+        ValueError: If the named generators differ from the captured ones.
     """
     states, own = unflatten(state, {}), generators or {}
     if set(own) != set(states["own"]):

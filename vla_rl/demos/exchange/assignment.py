@@ -1,4 +1,4 @@
-"""Which task of a suite a foreign episode is of, and which start it gets."""
+"""Assignment of tasks and starts to imported episodes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vla_rl.types import EpisodeSpec, Task, seed_for
 from vla_rl.world import Arena, World
 
 
-def assigned(source: Source, arena: Arena, assign: Mapping[str, str]) -> dict[int, Task]:
-    """The task of each episode that is of one of them, by index.
+def tasks_by_episode(source: Source, arena: Arena, assign: Mapping[str, str]) -> dict[int, Task]:
+    """Find the task of each episode, by its index; episodes of other tasks are left out.
 
-    An episode that vla-rl recorded in this suite keeps its task; another is of the task that
-    ``assign`` gives its sentence, or whose id or instruction has the same words, or of the only one
-    there is.
+    An episode that vla-rl recorded in this suite keeps its task. Any other gets the task that
+    ``assign`` gives its instruction, or whose id or instruction has the same words, or the only one
+    of the arena.
 
     Raises:
-        ValueError: If that leaves a sentence without a task, no episode is of any of the tasks, or
+        ValueError: If an instruction matches no task, no episode belongs to any of the tasks, or
             one is longer than its task's horizon.
     """
     world, tasks = arena.world, {task.id: task for task in arena.tasks}
@@ -46,36 +46,38 @@ def assigned(source: Source, arena: Arena, assign: Mapping[str, str]) -> dict[in
             )
         found[index] = task
     if not found:
-        raise ValueError(f"no episode of {source.name} is of the tasks {_shortened(list(tasks))}")
+        raise ValueError(f"{source.name} has no episode of the tasks {_shortened(list(tasks))}")
     return found
 
 
-def told_as_source(source: Source, arena: Arena, assign: Mapping[str, str]) -> Arena:
-    """The arena with its only task told in the source's words.
+def with_source_instruction(source: Source, arena: Arena, assign: Mapping[str, str]) -> Arena:
+    """The arena with the source's instruction for its only task.
 
     Raises:
-        ValueError: If there is not one sentence and one task, or an instruction was given.
+        ValueError: If the source has not exactly one instruction, the arena has several tasks, or
+            an instruction was given.
     """
     sentences = {header.sentence for header in source.headers}
     said = sentences & set(assign) if assign else sentences
     sentence = next(iter(said)) if len(said) == 1 else None
     if sentence is None:
         raise ValueError(
-            f"--keep-sentence: {source.name} has {len(said - {None})} sentences; one is needed, "
-            "which --assign can choose"
+            f"--keep-instruction: {source.name} has {len(said - {None})} instructions; exactly "
+            "one is needed, which --assign can choose"
         )
     if arena.world.instruction is not None:
-        raise ValueError("give --instruction or --keep-sentence, not both")
+        raise ValueError("give --instruction or --keep-instruction, not both")
     if len(arena.tasks) > 1:
-        raise ValueError("--keep-sentence: choose one task with --tasks")
+        raise ValueError("--keep-instruction: choose one task with --tasks")
     return arena.replaced(instruction=sentence)
 
 
-def starts(headers: Sequence[Header], tasks: Mapping[int, Task]) -> dict[int, EpisodeSpec]:
-    """A start for each episode.
+def specs_by_episode(
+    headers: Sequence[Header], tasks: Mapping[int, Task]
+) -> dict[int, EpisodeSpec]:
+    """Give each episode a start.
 
-    The seed of a foreign one is only its number among those of its task: no seed of ours leads to
-    where it began.
+    Episodes that vla-rl did not record are only numbered: no seed reproduces their initial state.
     """
     count: Counter[str] = Counter()
     specs: dict[int, EpisodeSpec] = {}
@@ -90,7 +92,7 @@ def starts(headers: Sequence[Header], tasks: Mapping[int, Task]) -> dict[int, Ep
 
 
 def _recorded(header: Header, world: World, tasks: Mapping[str, Task]) -> Task | None:
-    """The task of an episode of this suite that vla-rl recorded, unless it is not wanted."""
+    """The task of an episode that vla-rl recorded in this suite; None if it is not wanted."""
     assert header.spec is not None
     task, wanted = header.spec.task, tasks.get(header.spec.task.id)
     if wanted is None:
@@ -108,12 +110,12 @@ def _matched(
     tasks: Mapping[str, Task],
     assign: Mapping[str, str],
 ) -> dict[str | None, Task]:
-    """The suite's task of each of the source's sentences; those without one are left out."""
+    """The suite's task of each of the source's instructions; those without one are left out."""
     if assign:
         for sentence, name in assign.items():
             if sentence not in sentences:
                 said = [str(known) for known in sentences]
-                raise ValueError(plugins.unknown(f"sentence of {source.name}", sentence, said))
+                raise ValueError(plugins.unknown(f"instruction of {source.name}", sentence, said))
             if name not in tasks:
                 raise ValueError(plugins.unknown("task", name, tasks))
         chosen: dict[str | None, Task] = {s: tasks[name] for s, name in assign.items()}
@@ -122,7 +124,7 @@ def _matched(
         return dict.fromkeys(sentences, *tasks.values())
     if set(sentences) == {None}:
         raise ValueError(
-            f"{source.name} does not say what its task is; choose one with --tasks: "
+            f"{source.name} has no instructions; choose one task with --tasks: "
             f"{_shortened(list(tasks))}"
         )
     by_words = {_words(task.id): task for task in tasks.values()} | {
@@ -134,8 +136,8 @@ def _matched(
     if len(matched) < len(sentences):
         left = [repr(s) for s in sentences if s not in matched]
         raise ValueError(
-            f"{source.name} has sentences of no task of the suite: {_shortened(left)}. Say which "
-            f"task each is of with --assign SENTENCE TASK ..., one of: {_shortened(list(tasks))}"
+            f"{source.name} has instructions that match no task: {_shortened(left)}. Assign each "
+            f"to a task with --assign INSTRUCTION TASK ...; tasks: {_shortened(list(tasks))}"
         )
     return matched
 

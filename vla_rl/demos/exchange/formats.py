@@ -1,4 +1,4 @@
-"""Formats by name; the libraries that they need are imported only when one is asked for."""
+"""Formats by name; the library of a format is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ADVICE = {
 }
 
 
-def load(name: Format) -> ModuleType:
-    """The module of a format.
+def load_format(name: Format) -> ModuleType:
+    """Import the module of a format.
 
     Raises:
-        ValueError: If there is no such format, or its library is not installed, with the command
-            that installs it.
+        ValueError: If there is no such format, or its library is not installed; says how to
+            install it.
     """
     if name not in get_args(Format):
         raise ValueError(f"unknown format {name!r}; allowed: {', '.join(get_args(Format))}")

@@ -1,8 +1,8 @@
 """LeRobotDataset v3 folders, read and written by LeRobot's own library.
 
-Images are written as losslessly compressed images inside the parquet files, or as video, which is
-smaller and changes them. What the format has no place for (seeds, horizons, who acted) goes to
-``meta/vla_rl.json``, which other readers ignore: with it a set comes back as it was.
+Images are written losslessly compressed inside the parquet files, or as video, which is smaller but
+lossy. What the format cannot express (seeds, horizons, sources) is in ``meta/vla_rl.json``, which
+other readers ignore; with that file, a set can be imported again unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetad
 from numpy.typing import NDArray
 
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange.source import Bounds, Header, Played, as_matrix
+from vla_rl.demos.exchange.source import Bounds, Header, SourceEpisode, as_matrix
 from vla_rl.gym_spaces import resized, rgb
 from vla_rl.storage.files import appearing
 from vla_rl.types import Demonstration, EpisodeSpec, Spaces, Task
@@ -35,7 +35,7 @@ _NEEDED = (_INFO, Path("meta", "tasks.parquet"), Path("meta", "episodes"), Path(
 _IMAGES, _STATE, _ACTION = "observation.images.", "observation.state", "action"
 _REWARD, _DONE, _SUCCESS = "next.reward", "next.done", "next.success"
 _COUNTERS = {"timestamp", "frame_index", "episode_index", "index", "task_index"}
-# Ships with LeRobot; its other reader needs FFmpeg's libraries on the machine.
+# It ships with LeRobot, whose other video reader needs FFmpeg's libraries on the machine.
 _VIDEO_READER = "pyav"
 
 
@@ -55,9 +55,9 @@ def export(
     ``next.reward``, ``next.done``, ``next.success``; the task is the instruction.
 
     Args:
-        demos: What is written.
+        demos: The demonstrations to write.
         out: The new folder.
-        fps: Steps per second that the timestamps are made of; the set itself has no clock.
+        fps: Steps per second, for timestamps; demonstrations themselves have none.
         video: Encode images as video, which is lossy.
         on_episode: Called after every episode.
 
@@ -92,7 +92,7 @@ def export(
 
 
 def _features(spaces: Spaces, kind: str) -> dict[str, dict[str, Any]]:
-    """Of a dataset of these spaces, in LeRobot's notation."""
+    """Features of a dataset of these spaces, in LeRobot's notation."""
     side = spaces.image_size
     picture = {
         "dtype": kind,
@@ -135,7 +135,7 @@ def _frames(demonstration: Demonstration, spaces: Spaces) -> Iterator[dict[str, 
 
 
 def _ours(demos: DemoSet, episodes: Sequence[Demonstration]) -> dict[str, Any]:
-    """What ``meta/vla_rl.json`` holds."""
+    """Content of ``meta/vla_rl.json``."""
     return {
         "suite": demos.suite,
         "episodes": [
@@ -153,8 +153,8 @@ def _ours(demos: DemoSet, episodes: Sequence[Demonstration]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or words of the encoder for every episode, no warnings on booleans."""
-    os.environ.setdefault("SVT_LOG", "1")  # its errors only
+    """Silence the progress bars and encoder messages of every episode, and warnings on bools."""
+    os.environ.setdefault("SVT_LOG", "1")  # errors only
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -173,31 +173,31 @@ def open_source(name: str) -> LeRobotSource:
     """Open a LeRobotDataset v3 by its folder.
 
     Raises:
-        ValueError: If there is none, it is of another version, or parts of it are missing.
+        ValueError: If there is none, its version is not supported, or files are missing.
     """
     folder = Path(name).resolve()
     if not (folder / _INFO).is_file():
         raise ValueError(
-            f"{folder} is no folder of a LeRobotDataset: it has no {_INFO}; one from the Hugging "
-            "Face hub is fetched by `hf download --repo-type dataset REPO --local-dir FOLDER`"
+            f"{folder} is not a LeRobotDataset: it has no {_INFO}; download one from the Hugging "
+            "Face hub with `hf download --repo-type dataset REPO --local-dir FOLDER`"
         )
     version = json.loads((folder / _INFO).read_text()).get("codebase_version")
     if version != VERSION:
         raise ValueError(
-            f"{folder} is a LeRobotDataset {version}, and {VERSION} is read; convert it with "
+            f"{folder} is a LeRobotDataset {version}, but {VERSION} is needed; convert it with "
             "LeRobot: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id REPO"
         )
-    # Or the library would look for what is missing on the hub.
+    # Otherwise the library would look for missing files on the hub.
     missing = [str(part) for part in _NEEDED if not (folder / part).exists()]
     if missing:
-        raise ValueError(f"{folder} is not whole: {', '.join(missing)} is missing; fetch it again")
+        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} is missing; fetch it again")
     return LeRobotSource(folder)
 
 
 class LeRobotSource:
     """A LeRobotDataset as a :class:`vla_rl.demos.exchange.source.Source`."""
 
-    action_bounds: Bounds | None = None  # the format knows none
+    action_bounds: Bounds | None = None  # the format has none
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
@@ -220,13 +220,13 @@ class LeRobotSource:
             and not key.startswith("next.")
         }
         self.action_size = int(np.prod(features[_ACTION]["shape"]))
-        self.tells_success = _SUCCESS in features
+        self.knows_success = _SUCCESS in features
         self.action_range = self._range()
         self.headers = self._headers(folder)
 
     def read(
         self, episodes: Sequence[int], views: Sequence[str], state: Sequence[str], size: int
-    ) -> Iterator[Played]:
+    ) -> Iterator[SourceEpisode]:
         """See :class:`vla_rl.demos.exchange.source.Source`."""
         for index in episodes:
             told = self._meta.episodes[index]
@@ -235,7 +235,7 @@ class LeRobotSource:
 
     def _played(
         self, frames: range, views: Sequence[str], state: Sequence[str], size: int
-    ) -> Played:
+    ) -> SourceEpisode:
         length = len(frames)
         kept = {_ACTION, *state, *({_REWARD, _SUCCESS} & set(self._meta.features))}
         rows: dict[str, list[NDArray[Any]]] = {key: [] for key in kept}
@@ -248,7 +248,7 @@ class LeRobotSource:
                 rows[key].append(item[key].numpy())
         stacked = {key: as_matrix(np.stack(row), length) for key, row in rows.items()}
         numbers = [stacked[key] for key in state]
-        return Played(
+        return SourceEpisode(
             images=images,
             state=np.concatenate([np.zeros((length, 0)), *numbers], axis=1).astype(np.float32),
             actions=stacked[_ACTION],
@@ -273,8 +273,8 @@ class LeRobotSource:
         ours = json.loads((folder / _OURS).read_text())
         if [told["length"] for told in ours["episodes"]] != [h.length for h in headers]:
             raise ValueError(
-                f"{folder / _OURS} does not describe the episodes that are there now; delete it to "
-                "import them as somebody else's"
+                f"{folder / _OURS} does not match the episodes of the dataset; delete it to "
+                "import them as episodes that vla-rl did not record"
             )
         return [
             Header(h.length, h.sentence, _spec(ours["suite"], told, h), told["source"])
@@ -283,14 +283,14 @@ class LeRobotSource:
 
 
 def _require_files(meta: LeRobotDatasetMetadata, folder: Path) -> None:
-    """Require every file of the frames; else the library would look for them on the hub."""
+    """Require every file of frames; otherwise the library would look for them on the hub."""
     every = range(meta.total_episodes)
     named = {meta.get_data_file_path(i) for i in every} | {
         meta.get_video_file_path(i, key) for i in every for key in meta.video_keys
     }
     missing = sorted(str(file) for file in named if not (folder / file).is_file())
     if missing:
-        raise ValueError(f"{folder} is not whole: {', '.join(missing)} is missing; fetch it again")
+        raise ValueError(f"{folder} is incomplete: {', '.join(missing)} is missing; fetch it again")
 
 
 def _spec(suite: str, told: Mapping[str, Any], header: Header) -> EpisodeSpec:
@@ -299,5 +299,5 @@ def _spec(suite: str, told: Mapping[str, Any], header: Header) -> EpisodeSpec:
 
 
 def _picture(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """``[c, h, w]`` in [0, 1], as the library gives it, as ``[h, w, 3]`` bytes; exact."""
+    """Convert the library's ``[c, h, w]`` in [0, 1] to ``[h, w, 3]`` uint8, exactly."""
     return rgb(np.rint(np.moveaxis(pixels, 0, -1) * 255).astype(np.uint8))

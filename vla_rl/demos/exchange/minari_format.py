@@ -1,9 +1,8 @@
 """Minari datasets: a folder, or an id in Minari's own folder of datasets.
 
-A set of ours is a Minari dataset already (:mod:`vla_rl.demos.demo_set`); exporting it
-puts a copy where
-Minari looks for it by its id. Read is any dataset with Box actions whose observation is images
-and numbers, in any nesting.
+A demo set already is a Minari dataset (:mod:`vla_rl.demos.demo_set`); exporting it makes a copy
+that Minari finds by its id. Any dataset with Box actions and an observation of images and numbers,
+however nested, can be imported.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from numpy.typing import NDArray
 
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange.source import Bounds, Header, Played, as_matrix
-from vla_rl.gym_spaces import Part, parts, resized, rgb
+from vla_rl.demos.exchange.source import Bounds, Header, SourceEpisode, as_matrix
+from vla_rl.gym_spaces import Leaf, leaves, resized, rgb
 from vla_rl.storage.files import appearing
 from vla_rl.types import EpisodeSpec, Task
 
-_TOLD_BY = ("success", "is_success")  # infos of one number a step, in the order of preference
+_TOLD_BY = ("success", "is_success")  # info keys with one number per step, in order of preference
 
 Frames = Callable[[Any], Iterator[NDArray[np.uint8]]]
-"""Takes the stacked observations of an episode and yields ``[h, w, 3]`` pictures."""
+"""Takes the stacked observations of an episode and yields ``[h, w, 3]`` images."""
 
 
 # ------------------------------------------------------------------------------------------- export
@@ -45,20 +44,20 @@ def export(
 ) -> str:
     """Copy a set into a new folder of Minari datasets (``MINARI_DATASETS_PATH``).
 
-    The copy is in ``OUT/<id>/data`` and is also a set of ours.
+    The copy is in ``OUT/<id>/data`` and is still a demo set of vla-rl.
 
     Args:
-        demos: What is copied.
+        demos: The demonstrations to copy.
         out: The new folder.
-        dataset_id: Of the form ``namespace/name-v0``; by default what the set says.
-        on_file: Called after every file that was copied.
+        dataset_id: Of the form ``namespace/name-v0``; by default the id in the set's metadata.
+        on_file: Called after every copied file.
 
     Returns:
-        The id.
+        The dataset id.
 
     Raises:
         FileExistsError: If the folder holds anything.
-        ValueError: If the id is none that Minari accepts.
+        ValueError: If Minari does not accept the id.
     """
     metadata = json.loads((demos.path / METADATA_FILE_NAME).read_text())
     metadata["dataset_id"] = dataset_id or metadata["dataset_id"]
@@ -84,7 +83,7 @@ def _require_id(dataset_id: str) -> None:
         parse_dataset_id(dataset_id)
     except ValueError as error:
         raise ValueError(
-            f"{dataset_id!r} is no id of a Minari dataset; use the form namespace/name-v0"
+            f"{dataset_id!r} is not a Minari dataset id; use the form namespace/name-v0"
         ) from error
 
 
@@ -95,21 +94,21 @@ def open_source(name: str) -> MinariSource:
     """Open a dataset by its folder or its id.
 
     Raises:
-        ValueError: If there is none, Minari cannot read it, or its actions are no Box.
+        ValueError: If there is none, Minari cannot read it, or its actions are not a Box.
     """
-    folder = Path(name).resolve()  # Minari mixes relative paths up
+    folder = Path(name).resolve()  # Minari does not handle relative paths correctly
     inner = folder / "data"
     if (folder / METADATA_FILE_NAME).is_file() or (inner / METADATA_FILE_NAME).is_file():
         found = folder if (folder / METADATA_FILE_NAME).is_file() else inner
         return MinariSource(minari.MinariDataset(found))
     if folder.exists():
-        raise ValueError(f"{folder} is no Minari dataset: it has no {METADATA_FILE_NAME}")
+        raise ValueError(f"{folder} is not a Minari dataset: it has no {METADATA_FILE_NAME}")
     local = list(minari.list_local_datasets())
     if name not in local:
         raise ValueError(
             f"{name!r} is neither the folder of a Minari dataset nor the id of one on this machine "
             f"({', '.join(local) or 'there are none'}); `minari download` fetches one, and "
-            "MINARI_DATASETS_PATH says where they are"
+            "MINARI_DATASETS_PATH is the folder of all of them"
         )
     return MinariSource(minari.load_dataset(name))
 
@@ -117,13 +116,13 @@ def open_source(name: str) -> MinariSource:
 class MinariSource:
     """A Minari dataset as a :class:`vla_rl.demos.exchange.source.Source`."""
 
-    action_range: Bounds | None = None  # only the space's bounds are known without reading
+    action_range: Bounds | None = None  # only the space's bounds are known without reading episodes
 
     def __init__(self, dataset: minari.MinariDataset) -> None:
         space = dataset.action_space
         self.name = dataset.spec.dataset_id
         if not isinstance(space, gymnasium.spaces.Box):
-            raise ValueError(f"{self.name} has the actions {space}; only a Box can be read")
+            raise ValueError(f"{self.name} has the action space {space}; it must be a Box")
         self._dataset = dataset
         self.action_size = int(np.prod(space.shape))
         self.action_bounds: Bounds | None = Bounds(
@@ -134,24 +133,24 @@ class MinariSource:
         self._frames: dict[str, Frames] = {}
         self.images: dict[str, str] = {}
         self.numbers: dict[str, int] = {}
-        self._parts: dict[str, Part] = {}
-        for part in parts(dataset.observation_space):
+        self._parts: dict[str, Leaf] = {}
+        for part in leaves(dataset.observation_space):
             self._sort(part)
         total = range(dataset.total_episodes)
         self._told: list[Mapping[str, Any]] = list(dataset.storage.get_episode_metadata(total))
         self.headers = [self._header(told, metadata.get("instruction")) for told in self._told]
-        self.tells_success = bool(self.headers) and self._tells_success()
+        self.knows_success = bool(self.headers) and self._knows_success()
 
     def read(
         self, episodes: Sequence[int], views: Sequence[str], state: Sequence[str], size: int
-    ) -> Iterator[Played]:
+    ) -> Iterator[SourceEpisode]:
         """See :class:`vla_rl.demos.exchange.source.Source`."""
         for index in episodes:
             (episode,) = self._dataset.storage.get_episodes([index])
             yield self._played(index, episode, views, state, size)
 
-    def _sort(self, part: Part) -> None:
-        """Decide whether a leaf of the observation is pictures or numbers."""
+    def _sort(self, part: Leaf) -> None:
+        """Decide whether a leaf of the observation holds images or numbers."""
         shape = part.space.shape
         if part.is_image:
             self.images[part.name] = "x".join(map(str, shape or ()))
@@ -164,8 +163,8 @@ class MinariSource:
             self.numbers[part.name] = gymnasium.spaces.flatdim(part.space)
             self._parts[part.name] = part
 
-    def _names(self, part: Part, count: int) -> Sequence[str]:
-        """Names of stacked views: what we called them, or their numbers."""
+    def _names(self, part: Leaf, count: int) -> Sequence[str]:
+        """Names of stacked views: those that vla-rl wrote, or their indices."""
         if self._ours is not None:
             return [str(view) for view in self._ours["spaces"]["views"]]
         return [f"{part.name}/{view}" for view in range(count)]
@@ -180,7 +179,7 @@ class MinariSource:
         )
         return Header(length, sentence, EpisodeSpec(task, int(told["seed"])), str(told["source"]))
 
-    def _tells_success(self) -> bool:
+    def _knows_success(self) -> bool:
         (first,) = self._dataset.storage.get_episodes([0])
         return self._success(0, first) is not None
 
@@ -200,15 +199,15 @@ class MinariSource:
         views: Sequence[str],
         state: Sequence[str],
         size: int,
-    ) -> Played:
+    ) -> SourceEpisode:
         seen, actions = episode["observations"], np.asarray(episode["actions"])
-        length = len(actions)  # one less than observations: nothing was done after the last
+        length = len(actions)  # one less than observations: no action follows the last
         images = np.zeros((length, len(views), size, size, 3), np.uint8)
         for column, view in enumerate(views):
             for row, frame in zip(range(length), self._frames[view](seen), strict=False):
                 images[row, column] = resized(frame, size)
         numbers = [_flat(self._parts[key], seen, length) for key in state]
-        return Played(
+        return SourceEpisode(
             images=images,
             state=np.concatenate([np.zeros((length, 0)), *numbers], axis=1).astype(np.float32),
             actions=as_matrix(actions, length),
@@ -217,19 +216,19 @@ class MinariSource:
         )
 
 
-def _frames(part: Part, seen: Any) -> Iterator[NDArray[np.uint8]]:
+def _frames(part: Leaf, seen: Any) -> Iterator[NDArray[np.uint8]]:
     frames, shape = part.of(seen), part.space.shape
     assert shape is not None
     channels_first = len(shape) == 3 and shape[2] not in (1, 3, 4)
     return map(rgb, np.moveaxis(frames, 1, -1) if channels_first else frames)
 
 
-def _stacked_frames(part: Part, view: int, seen: Any) -> Iterator[NDArray[np.uint8]]:
+def _stacked_frames(part: Leaf, view: int, seen: Any) -> Iterator[NDArray[np.uint8]]:
     return iter(part.of(seen)[:, view])
 
 
-def _flat(part: Part, seen: Any, length: int) -> NDArray[np.float64]:
-    """``[L, n]`` numbers of a part; a discrete one becomes a one-hot code."""
+def _flat(part: Leaf, seen: Any, length: int) -> NDArray[np.float64]:
+    """``[L, n]`` numbers of a leaf; a discrete one becomes one-hot."""
     rows = part.of(seen)
     if isinstance(part.space, gymnasium.spaces.Box):
         return as_matrix(rows[:length], length)

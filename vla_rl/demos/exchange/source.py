@@ -1,4 +1,4 @@
-"""What demonstrations of another project look like to us, whichever their format."""
+"""The common interface of demonstrations in other formats."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vla_rl.types import EpisodeSpec, Floats
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an episode before its frames are read.
+    """Metadata of an episode, known before its frames are read.
 
     Attributes:
-        length: Steps, L.
-        sentence: What the robot was told, or None where the source does not say.
-        spec: The start, where vla-rl itself had recorded the episode.
-        source: Who acted, where vla-rl itself had recorded it.
+        length: Number of steps, L.
+        sentence: The instruction, or None if the source has none.
+        spec: The start, if vla-rl recorded the episode.
+        source: The demonstrator (``"expert"``, ...), if vla-rl recorded the episode.
     """
 
     length: int
@@ -30,15 +30,15 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Played:
-    """One episode as its source tells it.
+class SourceEpisode:
+    """One episode as read from a source.
 
     Attributes:
-        images: ``[L, V, h, w, 3]`` uint8 at the wanted size, upright RGB.
+        images: ``[L, V, h, w, 3]`` uint8 at the requested size, upright RGB.
         state: ``[L, S]`` float32.
         actions: ``[L, A]`` float64 in the source's own units.
-        reward: ``[L]`` float32; zeros where the source has none.
-        success: Whether the task was solved; None where the source does not say.
+        reward: ``[L]`` float32; zeros if the source has none.
+        success: Whether the task was solved; None if the source does not say.
     """
 
     images: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Played:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The actions that are -1 and 1 to a policy: each one number or ``[A]`` numbers."""
+    """The actions that become -1 and 1: each one number or ``[A]`` numbers."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -61,19 +61,19 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """How the episodes' origin is called."""
+        """Name of the dataset, for messages and the ``source`` of demonstrations."""
 
     @property
     def images(self) -> Mapping[str, str]:
-        """Keys of the camera views, with words on their shape."""
+        """Keys of the camera views, with their shapes as text."""
 
     @property
     def numbers(self) -> Mapping[str, int]:
-        """Keys of what may be a part of the state, with how many numbers each has."""
+        """Keys of possible parts of the state, with their sizes."""
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """Number of action dimensions, A."""
 
     @property
     def action_bounds(self) -> Bounds | None:
@@ -81,20 +81,20 @@ class Source(Protocol):
 
     @property
     def action_range(self) -> Bounds | None:
-        """The least and the greatest action that occurs, if that is known without reading."""
+        """The smallest and largest actions that occur, if known without reading episodes."""
 
     @property
-    def tells_success(self) -> bool:
-        """Whether it says which episodes were solved."""
+    def knows_success(self) -> bool:
+        """Whether the source says which episodes were solved."""
 
     @property
     def headers(self) -> Sequence[Header]:
-        """Of every episode, in order."""
+        """Metadata of every episode, in order."""
 
     def read(
         self, episodes: Sequence[int], views: Sequence[str], state: Sequence[str], size: int
-    ) -> Iterator[Played]:
-        """Episodes by index, with these views (resized to squares) and state in this order.
+    ) -> Iterator[SourceEpisode]:
+        """Yield episodes by index, with these views (resized to squares) and state keys.
 
         Raises:
             ValueError: If an episode cannot be read.
@@ -102,7 +102,7 @@ class Source(Protocol):
 
 
 def found_keys(source: Source) -> str:
-    """The keys of a source, for messages."""
+    """A list of the keys of a source, for messages."""
     images = [f"{key} ({shape})" for key, shape in source.images.items()]
     numbers = [f"{key} ({count})" for key, count in source.numbers.items()]
     return (
@@ -112,5 +112,5 @@ def found_keys(source: Source) -> str:
 
 
 def as_matrix(rows: NDArray[Any], length: int) -> NDArray[np.float64]:
-    """``[L, ...]`` as ``[L, n]`` numbers."""
+    """Reshape ``[L, ...]`` to ``[L, n]`` numbers."""
     return np.asarray(rows, np.float64).reshape(length, -1)
