@@ -13,6 +13,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402  (reads the variables above)
 
 # Failed asserts of helpers show their values as those of tests do.
-pytest.register_assert_rewrite("tests.helpers", "tests.learning.helpers")
+pytest.register_assert_rewrite(
+    "tests.demos.helpers", "tests.helpers", "tests.learning.helpers", "tests.rollout.helpers"
+)
 
 torch.set_num_threads(1)
