@@ -9,6 +9,12 @@ for _library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a hub
 
+import pytest  # noqa: E402
 import torch  # noqa: E402  (reads the variables above)
+
+# Failed asserts of helpers show their values as those of tests do.
+pytest.register_assert_rewrite(
+    "tests.demos.helpers", "tests.helpers", "tests.learning.helpers", "tests.rollout.helpers"
+)
 
 torch.set_num_threads(1)

@@ -14,9 +14,10 @@ import minari
 import numpy as np
 import pytest
 
+from tests.demos.helpers import assert_equal
 from vla_rl.demos.chunks import ChunkDataset, chunk_targets
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.types import Array, Demonstration, EpisodeSpec, Observation, Spaces, Task
+from vla_rl.types import Demonstration, EpisodeSpec, Observation, Spaces, Task
 
 SPACES = Spaces(views=("front", "hand"), image_size=8, state_dim=3, action_dim=2)
 ROOT = Path(__file__).parents[2]
@@ -43,19 +44,6 @@ def demo(
 @pytest.fixture
 def demos(tmp_path: Path) -> DemoSet:
     return DemoSet.create(tmp_path / "demos", "toys", SETTINGS, SPACES)
-
-
-def assert_equal(left: Demonstration, right: Demonstration) -> None:
-    assert (left.spec, left.success, left.source) == (right.spec, right.success, right.source)
-    arrays: list[tuple[Array, Array]] = [
-        (left.obs.images, right.obs.images),
-        (left.obs.state, right.obs.state),
-        (left.actions, right.actions),
-        (left.reward, right.reward),
-    ]
-    for a, b in arrays:
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 def test_what_was_appended_comes_back_bit_for_bit_in_order(demos: DemoSet) -> None:
