@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.demos.exchange.helpers import WORLD, cameras, foreign
-from vla_rl.demos.exchange import minari_format
+from vla_rl.demos.exchange import importing, minari_format
+from vla_rl.demos.exchange.importing import ImportSettings
 from vla_rl.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")

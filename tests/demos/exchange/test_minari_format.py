@@ -16,7 +16,8 @@ from minari.data_collector import EpisodeBuffer
 from tests.demos.exchange.helpers import MADE, SPACES, TOYS, WORLD, Box, cameras, foreign, same
 from tests.test_cli import vla_rl
 from vla_rl.demos.demo_set import DemoSet
-from vla_rl.demos.exchange import minari_format
+from vla_rl.demos.exchange import importing, minari_format
+from vla_rl.demos.exchange.importing import ImportSettings
 from vla_rl.types import EpisodeSpec, Task
 from vla_rl.world import World, read_world
 
