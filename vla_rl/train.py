@@ -3,107 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vla_rl import seeding
 from vla_rl.algorithms import Algorithm, AlgorithmState
 from vla_rl.curricula import Curriculum
-from vla_rl.episode_end import EpisodeEnd, TimeLimit
+from vla_rl.demos.keeper import Keeper
+from vla_rl.episode_end import EpisodeEnd
 from vla_rl.learning.learner import Learner
 from vla_rl.learning.running_moments import RunningMoments
+from vla_rl.results.train_metrics import env_steps, episode_metrics
 from vla_rl.rewards import Reward, rewarded
 from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
+from vla_rl.rollout.episodes import finite_groups, without_images
 from vla_rl.rollout.play import PlaySettings
-from vla_rl.types import Floats, Group, Observation, RolloutBatch, Task, Timing, Trajectory
+from vla_rl.train_config import TrainConfig
+from vla_rl.types import Floats, Group, RolloutBatch, Task, Timing
 
 Paid = list[list[Floats]]
 """``[T]`` for every episode of every group."""
-
-MOST_NOT_FINITE = 0.1  # largest share of the starts of a draw that may be dropped
-
-
-class Keeper(Protocol):
-    """Stores episodes of a run, for instance those that were solved."""
-
-    def keep(self, groups: Sequence[Group], iteration: int) -> None:
-        """Receive all groups that were played in an iteration, and store some of them."""
-
-    def metrics(self) -> dict[str, float]:
-        """Metrics to log, with names that begin with ``keeper/``."""
-
-    def state_dict(self) -> dict[str, object]:
-        """JSON-able state for resuming."""
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a state."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of the reinforcement-learning loop."""
-
-    iterations: int = 30
-    """Number of iterations, each of which is one update; at least 1."""
-    minutes: float = 0.0
-    """Stop after this many minutes of training, including its evaluations (`eval_every`); 0 for no
-    limit. Checked between iterations."""
-    env_steps: int = 0
-    """Stop after this many environment steps; 0 for no limit. Checked between iterations."""
-    episodes_per_iteration: int = 96
-    """Episodes per update, in groups of the algorithm's `group_size`."""
-    max_tries: int = 2
-    """Most draws of groups in one iteration of an algorithm with dynamic sampling, which replaces
-    dropped groups; at least 1."""
-    checkpoint_every: int = 5
-    """Iterations between checkpoints; the last one is always saved."""
-    time_limit: TimeLimit = "auto"
-    """Meaning of the time limit for an algorithm with a critic: `failure` (the task had to be done
-    by then; the value after it is 0), `bootstrap` (the task continues; the critic estimates the
-    value after it), or `auto`: `bootstrap` only if rewards are paid for every step, success does
-    not end an episode and the discount is below 1."""
-    running_statistics: bool = True
-    """Keep updating the statistics that normalise proprioception, if the policy starts from fresh
-    weights. A cloned policy always keeps the statistics of its demonstrations."""
-    eval_every: int = 0
-    """Iterations between evaluations on validation starts, which no reported result uses; 0 for
-    none. There is also one after the last iteration. The best policy so far is kept in OUT/best;
-    training is not affected."""
-    eval_episodes: int = 20
-    """Number of validation starts per task, the same every time, played without exploration noise.
-    Their steps do not count as environment steps of training."""
-    early_stop: int = 0
-    """Stop after this many evaluations in a row without a better policy; 0 for never."""
-
-    def __post_init__(self) -> None:
-        counts = ("iterations", "episodes_per_iteration", "max_tries", "checkpoint_every")
-        for name in (*counts, "eval_episodes"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"train {name} must be at least 1, got {vars(self)[name]}")
-        for name in ("minutes", "env_steps", "eval_every", "early_stop"):
-            if vars(self)[name] < 0:
-                raise ValueError(f"train {name} must not be negative, got {vars(self)[name]}")
-        if self.early_stop and not self.eval_every:
-            raise ValueError(
-                f"train early_stop {self.early_stop} needs evaluations; set --train.eval-every too"
-            )
-
-
-def check_groups(algorithm: Algorithm, config: TrainConfig) -> None:
-    """Require that an iteration has room for at least one group.
-
-    Raises:
-        ValueError: If it has not; names both numbers.
-    """
-    if algorithm.group_size > config.episodes_per_iteration:
-        raise ValueError(
-            f"train episodes_per_iteration {config.episodes_per_iteration} is less than one group "
-            f"of {algorithm.group_size} rollouts"
-        )
 
 
 class Draw(NamedTuple):
@@ -158,7 +80,7 @@ class Loop:
     keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
-        check_groups(self.algorithm, self.config)
+        self.config.check_groups(self.algorithm.group_size)
         if self.algorithm.uses_reference and self.learner.reference is None:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
@@ -231,8 +153,10 @@ class Loop:
             played_here = rollout.trajectories
             groups = [played_here[i : i + size] for i in range(0, len(played_here), size)]
             groups = rewarded(groups, self.rewards, self.end, self._score)
-            groups = [[_seen_enough(t) for t in group] for group in groups]
-            groups = self._finite(ranks.exchange(groups, _from_afar))
+            groups = [[without_images(t) for t in group] for group in groups]
+            every = ranks.exchange(groups, _from_afar)
+            groups = finite_groups(every)
+            self.not_finite += len(every) - len(groups)
             self.curriculum.update(groups)
             played += groups
             kept += [group for group in groups if self.algorithm.keep(group)]
@@ -257,24 +181,6 @@ class Loop:
             version=self.learner.version,
         )
 
-    def _finite(self, groups: list[Group]) -> list[Group]:
-        """The groups in which all numbers are finite; the others are counted and dropped.
-
-        Raises:
-            ValueError: If too many are dropped.
-        """
-        good = [group for group in groups if all(map(_is_finite, group))]
-        bad = [group for group in groups if not all(map(_is_finite, group))]
-        self.not_finite += len(bad)
-        if len(bad) > max(1, MOST_NOT_FINITE * len(groups)):
-            raise ValueError(
-                f"{len(bad)} of {len(groups)} starts have episodes with rewards, proprioception or "
-                f"log-probabilities that are not finite, for instance {bad[0][0].spec}: `vla-rl "
-                "check` looks for them in the suite; a learning rate that is too large makes them, "
-                "too"
-            )
-        return good
-
     def _follow_states(self, draw: Draw) -> None:
         """Update the statistics of proprioception; the next iteration is the first to use them."""
         if self.statistics is None:
@@ -298,36 +204,16 @@ class Loop:
         }
 
     def _describe(self, draw: Draw) -> dict[str, float]:
-        episodes = [t for group in draw.played for t in group]
-        self.env_steps += sum(t.steps for t in episodes)
-        self.episodes += len(episodes)
-        by_task = defaultdict(list)
-        for t in episodes:
-            by_task[t.spec.task.id].append(t)
-        # A sequence has no single success, so its completed share is reported instead.
-        kinds = {
-            task: "completed" if of_task[0].spec.task.subgoals else "success"
-            for task, of_task in by_task.items()
-        }
-        rates = {
-            f"train/{kinds[task]}/{task}": float(np.mean([t.share_done for t in of_task]))
-            for task, of_task in by_task.items()
-        }
-        overall = "completed" if "completed" in kinds.values() else "success"
+        self.env_steps += env_steps(draw.played)
+        self.episodes += sum(map(len, draw.played))
+        ranks = self.learner.ranks
         return {
-            **rates,
-            f"train/{overall}": float(np.mean([t.share_done for t in episodes])),
-            "train/episode_steps": float(np.mean([t.steps for t in episodes])),
-            "train/env_reward": float(np.mean([t.env_reward.sum() for t in episodes])),
-            "train/groups_played": len(draw.played),
-            "train/groups_kept": len(draw.kept),
+            **episode_metrics(draw.played, draw.kept),
             "train/tries": draw.tries,
-            "train/frac_groups_dropped": 1 - len(draw.kept) / len(draw.played),
-            "train/frac_env_steps_dropped": 1 - _env_steps(draw.kept) / _env_steps(draw.played),
             "train/env_steps": self.env_steps,
             "train/episodes": self.episodes,
-            "train/workers_lost": sum(self.learner.ranks.all_gather([self.collector.lost])),
-            "train/episodes_retried": sum(self.learner.ranks.all_gather([self.collector.retried])),
+            "train/workers_lost": sum(ranks.all_gather([self.collector.lost])),
+            "train/episodes_retried": sum(ranks.all_gather([self.collector.retried])),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -388,37 +274,13 @@ def over(loop: Loop) -> bool:
     return loop.learner.ranks.any(done or loop.seconds >= limit)  # clocks differ
 
 
-def _is_finite(t: Trajectory) -> bool:
-    """Whether all numbers that an update uses are finite."""
-    numbers = (t.reward, t.obs.state, t.chunk.value)
-    units = t.chunk.logprob.shape[1] // t.executed.shape[1]
-    executed = np.repeat(t.executed, units, axis=1)
-    return bool(
-        all(np.isfinite(array).all() for array in numbers)
-        and np.isfinite(t.chunk.logprob[executed]).all()
-        and np.isfinite(t.final_value)
-    )
-
-
 def _states(draw: Draw) -> Floats:
     """Proprioception ``[n, S]`` at every decision that was made."""
     return np.concatenate([t.obs.state for group in draw.played for t in group])
 
 
-def _seen_enough(trajectory: Trajectory) -> Trajectory:
-    """Drop what only rewards needed: with features, an update does not need images."""
-    obs = trajectory.obs
-    if trajectory.chunk.features.size:
-        obs = Observation(obs.images[:, :0], obs.state)
-    return replace(trajectory, obs=obs, final_obs=None)
-
-
 def _from_afar(group: Group) -> Group:
     return [t.from_afar() for t in group]
-
-
-def _env_steps(groups: Sequence[Group]) -> int:
-    return sum(t.steps for group in groups for t in group)
 
 
 def _shares(parts: Mapping[str, float], total: float) -> dict[str, float]:

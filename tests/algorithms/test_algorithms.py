@@ -38,7 +38,8 @@ from vla_rl.rollout.collector import Rollout
 from vla_rl.rollout.play import LocalSimulation, PlaySettings, play
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import SFTConfig
-from vla_rl.train import Loop, TrainConfig
+from vla_rl.train import Loop
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import RolloutBatch, Timing
 from vla_rl.world import World
 

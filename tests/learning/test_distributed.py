@@ -45,7 +45,8 @@ from vla_rl.rollout.play import PlaySettings
 from vla_rl.stages import setup
 from vla_rl.stages.run import new_run, save_policy
 from vla_rl.stages.setup import open_collector
-from vla_rl.train import Loop, TrainConfig
+from vla_rl.train import Loop
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import RolloutBatch
 
 # --------------------------------------------------------------- what every rank does, or one alone

@@ -18,7 +18,8 @@ from tests.learning.helpers import (
 )
 from vla_rl.algorithms import grpo
 from vla_rl.episode_end import EpisodeEnd
-from vla_rl.train import Loop, TrainConfig
+from vla_rl.train import Loop
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import RolloutBatch
 
 

@@ -16,7 +16,8 @@ from vla_rl.episode_end import EpisodeEnd
 from vla_rl.policies import tiny
 from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import SFTConfig
-from vla_rl.train import Loop, TrainConfig
+from vla_rl.train import Loop
+from vla_rl.train_config import TrainConfig
 
 SEED = 1
 PPO = {"critic_warmup": 1, "ppo_epochs": 3, "ppo_mini_batch_size": 256}

@@ -23,7 +23,8 @@ from vla_rl.rollout.slots import SlotPool
 from vla_rl.sft import AnchorConfig
 from vla_rl.stages.setup import rewards_named
 from vla_rl.stages.train import Recipe, end_of_episodes
-from vla_rl.train import Loop, TrainConfig
+from vla_rl.train import Loop
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import Timing
 from vla_rl.world import World
 

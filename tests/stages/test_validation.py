@@ -29,7 +29,7 @@ from vla_rl.stages import train as stages_train
 from vla_rl.stages.run import save_policy
 from vla_rl.stages.train import save_checkpoint
 from vla_rl.stages.validation import Validation
-from vla_rl.train import TrainConfig
+from vla_rl.train_config import TrainConfig
 from vla_rl.world import World
 
 # ------------------------------------------------------------------------------------ by hand

@@ -34,7 +34,7 @@ from vla_rl.stages.setup import (
 from vla_rl.stages.sft import sft_stage
 from vla_rl.stages.tables import show_comparison, show_kept_policies
 from vla_rl.stages.train import Recipe, check_recipe, train_stage
-from vla_rl.train import TrainConfig
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import EpisodeSpec, Task
 from vla_rl.world import Arena, World
 

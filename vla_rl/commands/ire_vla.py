@@ -24,7 +24,7 @@ from vla_rl.stages.setup import (
     rewards_named,
 )
 from vla_rl.stages.train import Recipe, check_recipe, required_demos
-from vla_rl.train import TrainConfig
+from vla_rl.train_config import TrainConfig
 from vla_rl.world import Arena, World, read_world
 
 

@@ -25,7 +25,7 @@ from vla_rl.stages.setup import (
 )
 from vla_rl.stages.tables import show_kept_policies
 from vla_rl.stages.train import Recipe, check_recipe, required_demos, train_stage
-from vla_rl.train import TrainConfig
+from vla_rl.train_config import TrainConfig
 from vla_rl.types import Spaces
 from vla_rl.world import World
 

@@ -6,27 +6,21 @@ No state and no imports from this package, so every function can be checked by h
 """
 
 from vla_rl.functional.aggregation import AGGREGATIONS, Aggregation, unit_weights
-from vla_rl.functional.credit import (
+from vla_rl.functional.divergence import KLEstimator, divergence, importance_weight
+from vla_rl.functional.group_baselines import (
     EQUAL,
     RewardScale,
-    generalised_advantage,
     group_relative,
     has_contrast,
     leave_one_out,
     length_weighted_baseline,
-    process_supervision,
-    returns_to_go,
     whiten,
-    whiten_advantages,
 )
 from vla_rl.functional.ratio import (
     EPISODE_LEVELS,
     RATIO_LEVELS,
-    KLEstimator,
     RatioLevel,
     at_level,
-    divergence,
-    importance_weight,
     log_ratio,
 )
 from vla_rl.functional.retention import (
@@ -35,13 +29,15 @@ from vla_rl.functional.retention import (
     keep_fast_successes,
     keep_stratified,
 )
-from vla_rl.functional.surrogate import (
-    LOSS_TYPES,
-    LossType,
-    Surrogate,
+from vla_rl.functional.returns import (
     clipped_value_loss,
-    surrogate_loss,
+    generalised_advantage,
+    process_supervision,
+    returns_to_go,
+    whiten_advantages,
 )
+from vla_rl.functional.surrogate import LOSS_TYPES, LossType, surrogate_loss
+from vla_rl.functional.units import Surrogate
 
 __all__ = [
     "AGGREGATIONS",

@@ -1,4 +1,4 @@
-"""Importance ratios at the level that an algorithm uses, and KL divergences."""
+"""Importance ratios at the level that an algorithm uses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 RatioLevel = Literal["token", "action", "chunk", "trajectory", "sequence", "sequence_token"]
-KLEstimator = Literal["k1", "k2", "k3"]
 
 RATIO_LEVELS: tuple[str, ...] = get_args(RatioLevel)
 EPISODE_LEVELS = ("trajectory", "sequence", "sequence_token")  # need an episode's rows together
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32; beyond it a ratio carries no information
-K3_LIMIT = 10.0
 
 
 def at_level(
@@ -66,7 +64,7 @@ def log_ratio(
     Returns:
         ``[R, U]``, clamped to +-20; zero for masked units of unit levels.
     """
-    unit = _difference(logprob, old_logprob, mask)
+    unit = masked_difference(logprob, old_logprob, mask)
     if level not in EPISODE_LEVELS:
         return unit
     total = episode_sum(unit, episode)
@@ -79,58 +77,6 @@ def log_ratio(
     return shared.detach() + unit - unit.detach()
 
 
-def divergence(
-    logprob: Tensor,
-    reference: Tensor,
-    mask: Tensor,
-    estimator: KLEstimator,
-) -> Tensor:
-    """Estimate of KL(policy || reference) from samples of the policy (Schulman, 2020).
-
-    ``k1 = log p - log q``; ``k2 = k1^2 / 2``; ``k3 = exp(-k1) + k1 - 1``. As a *loss* the mean of
-    k1 has zero expected gradient and that of k3 minimises KL(reference || policy), unless it is
-    weighted by the ratio. As a *reward*, k1 is unbiased.
-
-    Args:
-        logprob: ``[*]`` under the policy.
-        reference: ``[*]`` under the reference.
-        mask: ``[*]`` true for units that count.
-        estimator: ``k1``, ``k2`` or ``k3`` (clamped to at most 10).
-
-    Returns:
-        ``[*]``, zero where masked.
-
-    Raises:
-        ValueError: If the estimator is unknown.
-    """
-    k1 = _difference(logprob, reference, mask)
-    if estimator == "k1":
-        return k1
-    if estimator == "k2":
-        return k1.square() / 2
-    if estimator == "k3":
-        return ((-k1).exp() + k1 - 1).clamp(max=K3_LIMIT)
-    raise ValueError(f"unknown KL estimator {estimator!r}; allowed: k1, k2, k3")
-
-
-def importance_weight(
-    old_logprob: Tensor, rollout_logprob: Tensor, mask: Tensor, clip_max: float
-) -> Tensor:
-    """Truncated importance weight of every unit, for rollouts by a different engine (TIS).
-
-    ``min(old / rollout, clip_max)``, where *old* is computed by the learner's network with the
-    weights that acted; zero where masked, and without gradient.
-
-    Args:
-        old_logprob: ``[*]`` recomputed by the learner.
-        rollout_logprob: ``[*]`` stored at acting.
-        mask: ``[*]`` true for units that count.
-        clip_max: Largest weight.
-    """
-    weight = _difference(old_logprob, rollout_logprob, mask).exp().clamp(max=clip_max)
-    return torch.where(mask, weight, torch.zeros_like(weight)).detach()
-
-
 def episode_sum(values: Tensor, episode: Tensor) -> Tensor:
     """Sum ``[R, U]`` over all units and rows of each episode; ``[R]``, equal within an episode."""
     _, index = torch.unique(episode, return_inverse=True)
@@ -138,6 +84,7 @@ def episode_sum(values: Tensor, episode: Tensor) -> Tensor:
     return total.index_add(0, index, values.sum(1))[index]
 
 
-def _difference(logprob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+def masked_difference(logprob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """Difference of log-probs, bounded so that its exponential is finite; 0 where masked."""
     difference = (logprob - other).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return torch.where(mask, difference, torch.zeros_like(difference))

@@ -19,7 +19,7 @@ from torch import Tensor
 from vla_rl import functional as F
 from vla_rl.learning.learner import Learner, Rows, Together
 from vla_rl.learning.settings import UpdateSettings
-from vla_rl.learning.update_log import UpdateLog
+from vla_rl.learning.update_log import UpdateLog, credit_metrics
 from vla_rl.types import Group, RolloutBatch, Task
 
 CLIP_MEMORY = 0.7  # weight of the past in the running mean of a measured clip range
@@ -52,6 +52,12 @@ class UpdateState:
 
     longest: int
     clip_range: float | None = None
+
+    def follow(self, measured: float | None) -> None:
+        """Move the clip range towards a measured one, if there is one."""
+        if measured is not None and self.clip_range is not None:
+            measured = CLIP_MEMORY * self.clip_range + (1 - CLIP_MEMORY) * measured
+        self.clip_range = self.clip_range if measured is None else measured
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state for resuming."""
@@ -127,7 +133,8 @@ class PolicyGradient(UpdateSettings, ABC):
                     learner.accumulate(self._loss(learner, task, part, len(rows), waits, log))
                 log.stepped(learner.step(regularise=not waits))
                 if log.keep_distances:
-                    self._measure_clip_range(learner, log, state, warmth)
+                    found = log.measured_clip_range(self.clip_quantile, warmth)
+                    state.follow(found)
             if self.target_kl > 0 and log.kl_of_epoch() > self.target_kl:
                 break
         learner.version += 1
@@ -196,20 +203,6 @@ class PolicyGradient(UpdateSettings, ABC):
             loss = loss + self.kl_coef * (kl * log_ratio.exp() if self.kl_unbiased else kl)
         log.ratios(log_ratio.detach().exp(), surrogate.clipped, mask)
         return loss
-
-    def _measure_clip_range(
-        self, learner: Learner, log: UpdateLog, state: UpdateState, warmth: float
-    ) -> None:
-        distances = learner.ranks.all_gather(log.distances)
-        if not distances:  # before the first step all ratios are 1
-            return
-        log.keep_distances = False
-        apart = np.concatenate(distances)
-        measured = float(np.quantile(apart[np.isfinite(apart)], self.clip_quantile))
-        measured /= warmth  # ratios scale with the learning rate, which the warm-up reduces
-        if state.clip_range is not None:
-            measured = CLIP_MEMORY * state.clip_range + (1 - CLIP_MEMORY) * measured
-        state.clip_range = measured
 
 
 def _at(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -296,18 +289,5 @@ class _Prepared:
             correction=correction,
             state=state,
             algorithm=algorithm,
-            log={**_describe(advantage, batch), **log, **credit.log},
+            log={**credit_metrics(advantage, batch), **log, **credit.log},
         )
-
-
-def _describe(advantage: Tensor, batch: RolloutBatch) -> dict[str, float]:
-    """Metrics of the advantages, as used in the update, and of the returns."""
-    counted = advantage[torch.from_numpy(batch.valid)]
-    returns = torch.from_numpy(batch.reward).sum(1)
-    found = {"actor/advantage": counted, "train/return": returns}
-    return {
-        f"{name}_{what}": float(value)
-        for name, values in found.items()
-        if len(values)
-        for what, value in (("mean", values.mean()), ("std", values.std(correction=0)))
-    }

@@ -9,6 +9,7 @@ from torch import Tensor
 from vla_rl import functional as F
 from vla_rl.learning.distributed import Ranks
 from vla_rl.learning.learner import StepReport
+from vla_rl.types import RolloutBatch
 
 
 class UpdateLog:
@@ -93,3 +94,33 @@ class UpdateLog:
             out[f"{part}/grad_norm"] = norm / steps
             out[f"{part}/grad_clipped"] = clipped / steps
         return {**out, "actor/kl_last_epoch": self.kl_of_epoch(), "actor/updates": self._steps}
+
+    def measured_clip_range(self, quantile: float, warmth: float) -> float | None:
+        """A quantile of the distances of ratios from 1, of all ranks; collects none afterwards.
+
+        Args:
+            quantile: In (0, 1).
+            warmth: Factor by which the warm-up reduced the learning rate, with which ratios scale.
+
+        Returns:
+            The clip range; None before the first step, where all ratios are 1.
+        """
+        distances = self._ranks.all_gather(self.distances)
+        if not distances:
+            return None
+        self.keep_distances = False
+        apart = np.concatenate(distances)
+        return float(np.quantile(apart[np.isfinite(apart)], quantile)) / warmth
+
+
+def credit_metrics(advantage: Tensor, batch: RolloutBatch) -> dict[str, float]:
+    """Metrics of the advantages, as used in the update, and of the returns."""
+    counted = advantage[torch.from_numpy(batch.valid)]
+    returns = torch.from_numpy(batch.reward).sum(1)
+    found = {"actor/advantage": counted, "train/return": returns}
+    return {
+        f"{name}_{what}": float(value)
+        for name, values in found.items()
+        if len(values)
+        for what, value in (("mean", values.mean()), ("std", values.std(correction=0)))
+    }

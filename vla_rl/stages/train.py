@@ -13,6 +13,7 @@ from vla_rl.algorithms import Algorithm
 from vla_rl.curricula import Curriculum
 from vla_rl.demos.chunks import ChunkDataset
 from vla_rl.demos.demo_set import DemoSet
+from vla_rl.demos.keeper import Keeper
 from vla_rl.episode_end import EpisodeEnd, end_of
 from vla_rl.evaluate import EvalConfig, evaluate
 from vla_rl.learning.distributed import ALONE, Ranks
@@ -30,7 +31,8 @@ from vla_rl.stages.run import RunFolder, restore_state, save_policy, save_state
 from vla_rl.stages.setup import WarmUpStatistics
 from vla_rl.stages.validation import Validation
 from vla_rl.storage.state import capture_rng
-from vla_rl.train import Keeper, Loop, TrainConfig, check_groups, until_done
+from vla_rl.train import Loop, until_done
+from vla_rl.train_config import TrainConfig
 from vla_rl.world import Arena
 
 
@@ -72,7 +74,7 @@ def check_recipe(recipe: Recipe, policy: PolicyBase, arena: Arena) -> None:
     """
     end_of_episodes(recipe, arena)
     recipe.algorithm.density_for(policy)
-    check_groups(recipe.algorithm, recipe.train)
+    recipe.train.check_groups(recipe.algorithm.group_size)
     if recipe.learner.lr_schedule != "constant" and recipe.train.minutes:
         raise ValueError(
             f"learner lr_schedule {recipe.learner.lr_schedule!r} needs a reproducible budget: give "

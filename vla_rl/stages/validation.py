@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from vla_rl.results.evaluation import EvalResult
-from vla_rl.train import Loop, TrainConfig, over
+from vla_rl.train import Loop, over
+from vla_rl.train_config import TrainConfig
 
 _ROUNDING = 1e-9  # tolerance for sums of the same successes in a different order
 

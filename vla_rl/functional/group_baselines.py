@@ -1,4 +1,4 @@
-"""Credit assignment: from rewards to advantages."""
+"""Baselines of groups: from the returns of episodes to advantages."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def group_relative(
     Raises:
         ValueError: If a group has a single member, or ``scale_rewards`` is unknown.
     """
-    index, size = _groups(group, returns.dtype)
+    index, size = group_numbers(group, returns.dtype)
     if bool((size < 2).any()):
         raise ValueError("group-relative advantages need at least 2 episodes in every group")
-    centred = returns - (_sum(returns, index) / size)[index]
+    centred = returns - (sum_by_group(returns, index) / size)[index]
     centred = torch.where(_contrast(returns, index), centred, torch.zeros_like(centred))
     if scale_rewards == "none":
         return centred
     if scale_rewards == "batch":
         return centred / (returns.std() + epsilon)
     if scale_rewards == "group":
-        variance = _sum(centred.square(), index) / (size - ddof)
+        variance = sum_by_group(centred.square(), index) / (size - ddof)
         return centred / (variance.sqrt() + epsilon)[index]
     raise ValueError(f"unknown scale_rewards {scale_rewards!r}; allowed: group, batch, none")
 
@@ -67,10 +67,10 @@ def leave_one_out(returns: Tensor, group: Tensor) -> Tensor:
     Raises:
         ValueError: If a group has a single member, for which no baseline exists.
     """
-    index, size = _groups(group, returns.dtype)
+    index, size = group_numbers(group, returns.dtype)
     if bool((size < 2).any()):
         raise ValueError("leave-one-out needs at least 2 episodes in every group")
-    others = (_sum(returns, index)[index] - returns) / (size[index] - 1)
+    others = (sum_by_group(returns, index)[index] - returns) / (size[index] - 1)
     return torch.where(_contrast(returns, index), returns - others, torch.zeros_like(returns))
 
 
@@ -82,9 +82,9 @@ def length_weighted_baseline(returns: Tensor, lengths: Tensor, group: Tensor) ->
         lengths: ``[N]`` executed units of each episode.
         group: ``[N]`` integer index of each episode's group.
     """
-    index, _ = _groups(group, returns.dtype)
+    index, _ = group_numbers(group, returns.dtype)
     lengths = lengths.to(returns.dtype)
-    return returns - (_sum(returns * lengths, index) / _sum(lengths, index))[index]
+    return returns - (sum_by_group(returns * lengths, index) / sum_by_group(lengths, index))[index]
 
 
 def whiten(values: Tensor, weight: Tensor, epsilon: float = 1e-8) -> Tensor:
@@ -124,115 +124,14 @@ def has_contrast(returns: Tensor, size: float | None = None) -> bool:
     return bool(spread > EQUAL * (float(returns.abs().max()) if size is None else size))
 
 
-def whiten_advantages(advantage: Tensor, valid: Tensor, floor: float) -> Tensor:
-    """Normalise the advantages of a batch to zero mean and unit variance, with a floor.
-
-    Args:
-        advantage: ``[N, T]``.
-        valid: ``[N, T]`` bool, true for decisions that were made.
-        floor: Smallest standard deviation to divide by, in units of the advantages, so that a batch
-            whose advantages are only errors of the critic is not magnified.
-
-    Returns:
-        ``[N, T]``, zero after the end of an episode.
-    """
-    counted = advantage[valid]
-    spread = max(float(counted.std()) if len(counted) > 1 else 0.0, floor)
-    if spread == 0 or not has_contrast(counted):
-        return torch.zeros_like(advantage)
-    white = (advantage - counted.mean()) / spread
-    return torch.where(valid, white, torch.zeros_like(white))
-
-
-def returns_to_go(
-    reward: Tensor,
-    gamma: float = 1.0,
-    final_value: Tensor | None = None,
-    valid: Tensor | None = None,
-) -> Tensor:
-    """Discounted sum of the current and all later rewards.
-
-    Args:
-        reward: ``[N, T]``, zero after the end of an episode.
-        gamma: Discount per decision.
-        final_value: ``[N]`` value after the last decision; None for 0.
-        valid: ``[N, T]`` bool, true for decisions that were made; needed for a final value.
-    """
-    out = torch.zeros_like(reward)
-    after = torch.zeros_like(reward[:, 0]) if final_value is None else final_value
-    for t in reversed(range(reward.shape[1])):
-        now = reward[:, t] + gamma * after
-        # Going backwards, padding comes first: it carries the final value to the last decision.
-        after = now if valid is None else torch.where(valid[:, t], now, after)
-        out[:, t] = now if valid is None else torch.where(valid[:, t], now, torch.zeros_like(now))
-    return out
-
-
-def process_supervision(
-    reward: Tensor, scored: Tensor, group: Tensor, epsilon: float = 1e-6, ddof: int = 1
-) -> Tensor:
-    """Sum of normalised rewards from each step on, over the group's steps (GRPO, section 4.1.3).
-
-    Args:
-        reward: ``[N, T]`` reward of each step.
-        scored: ``[N, T]`` bool, true where a step reward was given.
-        group: ``[N]`` integer index of each episode's group.
-        epsilon: Added to the standard deviation.
-        ddof: 1 for the sample, 0 for the population standard deviation.
-
-    Returns:
-        ``[N, T]`` advantages.
-    """
-    index, _ = _groups(group, reward.dtype)
-    kept = torch.where(scored, reward, torch.zeros_like(reward))
-    count = _sum(scored.sum(1).to(reward.dtype), index)
-    mean = (_sum(kept.sum(1), index) / count.clamp(min=1))[index][:, None]
-    centred = torch.where(scored, reward - mean, torch.zeros_like(reward))
-    variance = _sum(centred.square().sum(1), index) / (count - ddof).clamp(min=1)
-    return returns_to_go(centred / (variance.sqrt() + epsilon)[index][:, None])
-
-
-def generalised_advantage(
-    reward: Tensor,
-    value: Tensor,
-    final_value: Tensor,
-    valid: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> Tensor:
-    """Generalised advantage estimation (Schulman et al., arXiv 1506.02438, eq. 16).
-
-    Args:
-        reward: ``[N, T]`` reward of each decision.
-        value: ``[N, T]`` critic estimate at each decision.
-        final_value: ``[N]`` critic estimate *after* the last decision of an episode that the time
-            limit cut; 0 for one that terminated. This distinguishes the two.
-        valid: ``[N, T]`` bool, true for decisions that were made.
-        gamma: Discount per decision.
-        gae_lambda: Trade-off between bias (0) and variance (1).
-
-    Returns:
-        ``[N, T]`` advantages, zero after the end; plus ``value`` they are the critic's targets.
-    """
-    out = torch.zeros_like(reward)
-    after_value, after = final_value, torch.zeros_like(final_value)
-    for t in reversed(range(reward.shape[1])):
-        delta = reward[:, t] + gamma * after_value - value[:, t]
-        now = delta + gamma * gae_lambda * after
-        out[:, t] = torch.where(valid[:, t], now, torch.zeros_like(now))
-        # Going backwards, padding comes first: it carries the final value to the last decision.
-        after = torch.where(valid[:, t], now, after)
-        after_value = torch.where(valid[:, t], value[:, t], after_value)
-    return out
-
-
-def _groups(group: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def group_numbers(group: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Group indices renumbered from 0, and the size of each group."""
     _, index = torch.unique(group, return_inverse=True)
     return index, torch.bincount(index).to(dtype)
 
 
-def _sum(values: Tensor, index: Tensor) -> Tensor:
+def sum_by_group(values: Tensor, index: Tensor) -> Tensor:
+    """Sums ``[G]`` of values ``[N]`` over the groups that ``index`` ``[N]`` numbers."""
     out = torch.zeros(int(index.max()) + 1, dtype=values.dtype)
     return out.index_add_(0, index, values)
 
