@@ -303,7 +303,7 @@ def test_a_bare_box_of_numbers_for_a_suite_without_cameras(tmp_path):
         (
             ImportSettings(action_low=(1,), action_high=(1,)),
             ("push",),
-            r"must lie below .* \[1.0\]",
+            r"must lie below .* \[1\]",
         ),
         (
             ImportSettings(success="all", keep_instruction=True),

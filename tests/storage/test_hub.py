@@ -414,7 +414,9 @@ def test_the_tokenizer_goes_along_but_no_code(played, reader, run, capsys):
 def test_a_processor_with_code_of_its_own_is_refused(played, reader):
     make_policy().push_to_hub(REPO)
     tamper(played, "processor/tokenizer_config.json", auto_map={"AutoProcessor": "a/b--c.D"})
-    with pytest.raises(ValueError, match=r"processor whose tokenizer_config\.json requires custom code"):
+    with pytest.raises(
+        ValueError, match=r"processor whose tokenizer_config\.json requires custom code"
+    ):
         load_policy(REPO)
 
 

@@ -1,6 +1,6 @@
-"""The contract of a suite, as checks that say what to fix; ``vla-rl check`` and tests run them.
+"""The contract of a suite, as checks that say what to fix, for ``vla-rl check`` and for tests.
 
-A suite of your own is held to it by a test file of this length::
+A short test file checks a suite of your own::
 
     import pytest
     from vla_rl.contract import CHECKS, Subject
