@@ -3,7 +3,7 @@
 ``vla-rl check`` and tests run them. What is imported from here is the contract of suites; that of
 policies is :mod:`vla_rl.contract.policy`, that of algorithms :mod:`vla_rl.contract.algorithm`.
 
-A suite of your own is held to it by a test file of this length::
+A short test file checks a suite of your own::
 
     import pytest
     from vla_rl.contract import CHECKS, Subject

@@ -1,4 +1,4 @@
-"""One task under examination: its environments, short episodes in them, and how two differ."""
+"""A task under test: its environments, short episodes in them, and comparing two episodes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEARLY_FIXED = 0.01
 """Starts are nearly fixed if their numbers differ by less than this share of what ten random
 actions change."""
 LAST_DIGITS = 1e-9
-"""Numbers that differ by a smaller share count as equal: some libraries add up in an order that
-depends on where things lie in memory."""
+"""Relative difference below which numbers count as equal: in some libraries the order of sums
+depends on memory addresses."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Case:
         suite: Module of the suite.
         settings: The suite's ``Settings``.
         task: The task.
-        count: Number of starts to look at.
+        count: Number of starts to check.
     """
 
     suite: ModuleType
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def env(self) -> SimEnv:
-        """An environment of the task, the same one every time."""
+        """An environment of the task; always the same one."""
         return self._first(1)[0]
 
     @property
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def seeds(self) -> list[int]:
-        """Seeds of the starts to look at, the first ones of demonstrations."""
+        """Seeds of the starts to check: the first ones of demonstrations."""
         return [seed_for("demo", index) for index in range(self.count)]
 
     @property
@@ -60,7 +60,7 @@ class Case:
         return seed_for("demo", self.count)
 
     def with_horizon(self, max_steps: int) -> Case:
-        """The case of the same task with another horizon, and environments of its own."""
+        """A case of the same task with another horizon and new environments."""
         return Case(self.suite, self.settings, replace(self.task, max_steps=max_steps), self.count)
 
     def close(self) -> None:
@@ -75,14 +75,14 @@ class Case:
 
 
 class Look(NamedTuple):
-    """What can be seen of a state: by a policy, and ``[P]`` by an expert."""
+    """The observation of a state by a policy, and the ``[P]`` numbers that an expert observes."""
 
     observation: Observation
     privileged: NDArray[np.float64]
 
 
 class Played(NamedTuple):
-    """Some steps of an episode: the outcome of each, and what was seen before and after."""
+    """Some steps of an episode: their outcomes, and the observations before and after."""
 
     first: Look
     outcomes: list[Outcome]
@@ -90,7 +90,7 @@ class Played(NamedTuple):
 
 
 def look(env: SimEnv) -> Look:
-    """Look, and keep copies: an environment may reuse its arrays."""
+    """Observe a state and copy the arrays, which an environment may reuse."""
     seen = env.observe()
     copied = Observation(seen.images.copy(), seen.state.copy())
     return Look(copied, np.array(env.privileged, np.float64))
@@ -113,12 +113,12 @@ def random_actions(env: SimEnv, steps: int, seed: int) -> Floats:
 
 
 def unseen(env: SimEnv) -> Look:
-    """Nothing, where looks do not matter: an environment that was never drawn is made sooner."""
+    """An empty look, for checks that need none: it saves the time of rendering."""
     return Look(Observation(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0, np.float32)), np.zeros(0))
 
 
 def play(env: SimEnv, actions: Floats, looking: Callable[[SimEnv], Look] = look) -> Played:
-    """Take ``[L, A]`` actions from the present state, or fewer if the episode ends."""
+    """Take ``[L, A]`` actions from the current state, or fewer if the episode ends."""
     first = looking(env)
     outcomes = []
     for action in actions:
@@ -129,9 +129,9 @@ def play(env: SimEnv, actions: Floats, looking: Callable[[SimEnv], Look] = look)
 
 
 def difference(a: Played, b: Played, tolerance: float = LAST_DIGITS) -> str:
-    """The first thing in which two episodes differ, in words; empty if they are equal.
+    """Describe the first difference between two episodes; empty if they are equal.
 
-    Frames, flags and counts must be the same, other numbers up to a relative tolerance.
+    Frames, flags and counts must be equal, other numbers up to a relative tolerance.
     """
     return (
         _between_looks("at first", a.first, b.first, tolerance)

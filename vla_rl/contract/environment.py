@@ -1,6 +1,6 @@
-"""What an environment takes and gives: spaces, actions, frames, and how fast.
+"""Checks of an environment's interface: spaces, actions, frames and speed.
 
-Each check looks at one :class:`Case` and returns what it found; it raises :class:`Broken` where the
+Each check examines one :class:`Case` and returns what it found; it raises :class:`Broken` if the
 contract is broken. ``vla_rl/contract/suite.py`` lists and runs them.
 """
 
@@ -32,13 +32,13 @@ from vla_rl.sim import Outcome, SimEnv
 from vla_rl.types import Observation, Spaces
 
 SLOW_LOOK = 10.0
-"""Looking is called slow if it takes more than this many times as long as advancing."""
+"""Observing is called slow if it takes more than this many times as long as advancing."""
 DARK = 8
 """A view is called dark if its mean brightness, of 255, is less."""
 
 
 def making(case: Case) -> Finding:
-    """Two environments of the task can be made, and one be started, moved and looked at."""
+    """Two environments of the task can be made, and one can be started, moved and observed."""
     prepare = vars(case.suite).get("prepare")
     drawn_by = f"; images by {prepare(case.settings)}" if prepare else ""
     began = time.perf_counter()
@@ -96,7 +96,7 @@ def _check_look(env: SimEnv, when: str, declared: Spaces) -> None:
 
 
 def actions(case: Case) -> Finding:
-    """Actions out of range are clipped; anything but A finite numbers is refused."""
+    """Actions out of range are clipped; anything but A finite numbers is rejected."""
     env, seed = case.env, case.seeds[0]
     size = env.spaces.action_dim
     for name, bad in (("NaN", np.full(size, np.nan)), (f"{size + 1} numbers", np.zeros(size + 1))):
@@ -129,7 +129,7 @@ def actions(case: Case) -> Finding:
 
 
 def frames(case: Case) -> Finding:
-    """Frames show something, and it changes with the start and with what is done."""
+    """Frames are not empty, and change with the start and with actions."""
     env, views = case.env, case.env.spaces.views
     if not views:
         return Finding("no views, state only")
@@ -176,7 +176,7 @@ def frames(case: Case) -> Finding:
 
 
 def speed(case: Case) -> Finding:
-    """Steps and looks per second, apart; a step does not look."""
+    """Steps and observations per second, measured separately; a step must not observe."""
     env = case.env
     moves = random_actions(env, 200, 0)
 
@@ -200,7 +200,7 @@ def speed(case: Case) -> Finding:
 
 
 def _looks_during(env: SimEnv, action: Callable[[], object]) -> int:
-    """How often ``observe`` is called while something is done."""
+    """Number of calls of ``observe`` during an action."""
     looks, observe = 0, env.observe
 
     def counting() -> Observation:
@@ -237,13 +237,13 @@ _OUR_CHOICE = (
 
 
 def gymnasium_checker(case: Case) -> Finding:
-    """Gymnasium's own checker accepts it; without views nothing is rendered."""
+    """Gymnasium's own checker accepts the environment; without views nothing is rendered."""
     env = case.env
     return _asked(lambda: check_for_gymnasium(env, skip_render_check=not env.spaces.views))
 
 
 def stable_baselines3_checker(case: Case) -> Finding:
-    """Stable-Baselines3's checker accepts it."""
+    """Stable-Baselines3's checker accepts the environment."""
     env = case.env
     return _asked(lambda: check_for_stable_baselines3(env))
 

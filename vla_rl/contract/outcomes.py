@@ -1,6 +1,6 @@
-"""What the outcome of a step means: reward, ends, success, progress, subgoals.
+"""Checks of the outcomes of steps: reward, end, success, progress, subgoals.
 
-Each check looks at one :class:`Case` and returns what it found; it raises :class:`Broken` where the
+Each check examines one :class:`Case` and returns what it found; it raises :class:`Broken` if the
 contract is broken. ``vla_rl/contract/suite.py`` lists and runs them.
 """
 
@@ -16,11 +16,11 @@ from vla_rl.sim import Expert, Outcome
 from vla_rl.types import DenseReward
 
 MOST_LIKELY_A_BONUS = 10
-"""A reward of success that is so many times the best one before it is no rate."""
+"""A reward of success this many times the best one before it looks like a single bonus."""
 
 
 def outcomes(case: Case) -> Finding:
-    """Rewards, flags, progress and subgoals of random episodes mean what they should."""
+    """Rewards, flags, progress and subgoals of random episodes are consistent."""
     steps = min(100, case.task.max_steps)
     seen: list[Outcome] = []
     for seed in case.seeds[:3]:
@@ -85,7 +85,7 @@ def finishing(case: Case) -> Finding:
 
 
 def _episode(case: Case, seed: int, act: Expert) -> list[Outcome]:
-    """The outcomes of a whole episode; what is wrong with them is for others to find."""
+    """The outcomes of a whole episode, unchecked."""
     env = case.env
     env.start(seed)
     played = []
@@ -102,7 +102,7 @@ def _at_random(seed: int) -> Expert:
 
 
 def _checked_episode(case: Case, seed: int, act: Expert, steps: int) -> list[Outcome]:
-    """Play at most so many steps of an episode, and look at every outcome."""
+    """Play at most ``steps`` steps of an episode, and check every outcome."""
     env, played = case.env, []
     progress = env.start(seed)
     if not 0.0 <= progress <= 1.0:

@@ -1,6 +1,6 @@
-"""What must repeat in an environment, and what must differ: seeds, snapshots, the clock.
+"""Checks of reproducibility: seeds, snapshots and the time limit.
 
-Each check looks at one :class:`Case` and returns what it found; it raises :class:`Broken` where the
+Each check examines one :class:`Case` and returns what it found; it raises :class:`Broken` if the
 contract is broken. ``vla_rl/contract/suite.py`` lists and runs them.
 """
 
@@ -29,7 +29,7 @@ from vla_rl.sim import SimEnv
 BEFORE, AFTER = 4, 8
 """Environment steps before a snapshot, and those that are compared after it."""
 SHORT_HORIZON = 5
-"""Horizon in environment steps at which the clock is checked."""
+"""Horizon in environment steps at which the time limit is checked."""
 FEW_PIXELS = 0.001
 """Nearly fixed starts differ in less than this share of their pixels."""
 
@@ -58,7 +58,7 @@ def seeding(case: Case) -> Finding:
 
 
 def _not_exact(a: Played, b: Played) -> str:
-    """A remark on episodes that are equal but for their last digits; empty if they are the same."""
+    """A remark on episodes that differ only in their last digits; empty if they are equal."""
     found = difference(a, b, tolerance=0.0)
     return found and f"not to the last digit, so a resumed run may differ from a whole one: {found}"
 
@@ -88,7 +88,7 @@ def starts(case: Case) -> Finding:
 
 
 def snapshots(case: Case) -> Finding:
-    """A snapshot taken in mid-episode gives the same future twice, and in another environment."""
+    """A snapshot from the middle of an episode repeats it, twice and in another environment."""
     if not case.env.restorable:
         return Finding(
             "restorable is False",
@@ -116,7 +116,7 @@ def snapshots(case: Case) -> Finding:
 
 
 def _snapshot(case: Case, seed: int, before: int, looking: Callable[[SimEnv], Look]) -> str | None:
-    """A remark on a snapshot that keeps the contract; None if the start is over too early."""
+    """A remark on a correct snapshot; None if the episode ends before it can be taken."""
     one, two = case.pair
     one.start(seed)
     past = play(one, random_actions(one, before, 0), looking).outcomes
@@ -144,7 +144,7 @@ def _snapshot(case: Case, seed: int, before: int, looking: Callable[[SimEnv], Lo
 
 
 def clock(case: Case) -> Finding:
-    """The last step of the horizon is truncated, no other is, and nothing else depends on it."""
+    """The time limit truncates the last step of the horizon and has no other effect."""
     horizon = max(1, min(SHORT_HORIZON, case.task.max_steps - 1))
     short = case.with_horizon(horizon)
     try:
@@ -161,7 +161,7 @@ def clock(case: Case) -> Finding:
 
 
 def _clock(cut: Played, horizon: int) -> Finding:
-    """Judge an episode that goes on beyond the horizon if the clock does not end it."""
+    """Check an episode that would continue beyond the horizon without a time limit."""
     last, steps = cut.outcomes[-1], len(cut.outcomes)
     if last.terminated:
         raise Broken(

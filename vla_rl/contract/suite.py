@@ -1,4 +1,4 @@
-"""The checks of a suite, in order, and the subject that they are run on."""
+"""All checks of a suite, in order, and the subject that they are run on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vla_rl.types import Check, EpisodeSpec, Spaces, Task
 from vla_rl.world import World
 
 MOST_SUBGOALS = 62
-"""``Outcome.completed`` has one bit for each, in a signed integer of 64."""
+"""``Outcome.completed`` has one bit for each subgoal in a signed 64-bit integer."""
 OPTIONAL_NAMES = (
     *("expert", "BUCKETS", "SPLITS", "VARIANTS", "PROTOCOLS"),
     *("prepare", "filmed", "diagnose", "dense_reward", "success_ends"),
@@ -29,12 +29,12 @@ OPTIONAL_NAMES = (
 
 @dataclass(frozen=True)
 class Subject(World):
-    """A suite under examination: which tasks, with which settings.
+    """A suite under test, with tasks and settings.
 
     Attributes:
-        seeds: Number of starts of each task to look at.
-        limit: Most tasks to make environments of where ``tasks`` is ``("all",)``: the first of each
-            bucket, then the others of that split.
+        seeds: Number of starts to check per task.
+        limit: Largest number of tasks to make environments of where ``tasks`` is ``("all",)``: the
+            first of each bucket, then the others of that split.
 
     Raises:
         ValueError: If ``seeds`` or ``limit`` is less than 1.
@@ -100,12 +100,12 @@ class Subject(World):
 
 
 def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
-    """Run every check, and go on after a failure.
+    """Run every check, and continue after a failure.
 
-    Only where nothing is left to go on with (no module, no environment) the rest is left out.
+    The remaining checks are skipped only if they are impossible (no module, no environment).
 
     Yields:
-        The task's id ("" for what is about the whole suite) and what was found.
+        The task's id ("" for checks of the whole suite) and what was found.
 
     Raises:
         ValueError: For an unknown task, or a horizon or instruction that does not suit them.
@@ -129,7 +129,7 @@ def examine(subject: Subject) -> Iterator[tuple[str, Check]]:
 
 
 def names(subject: Subject) -> Finding:
-    """The module has the agreed names, and they give what they should."""
+    """The module defines the required names, with the required types."""
     try:
         module = subject.module
     except ValueError as error:
@@ -149,7 +149,7 @@ def settings(subject: Subject) -> Finding:
 
 
 def tasks(subject: Subject) -> Finding:
-    """Tasks are well formed, and told apart by id and, but for variants, by instruction."""
+    """Tasks are well formed, with unique ids and, except variants, unique instructions."""
     every, defined = subject.module.tasks(), vars(subject.module)
     for task in every:
         _check_task(task, subject.suite)
@@ -219,7 +219,7 @@ def _check_task(task: Task, suite: str) -> None:
 
 
 def pickling(subject: Subject) -> Finding:
-    """Settings, tasks and specs travel to workers and into files."""
+    """Settings, tasks and specs can be pickled and written as JSON."""
     task = subject.chosen()[0]
     for value in (subject.settings, task, EpisodeSpec(task, 0)):
         kind = type(value)
@@ -254,7 +254,7 @@ print("torch" in sys.modules)
 
 
 def torch_free(subject: Subject) -> Finding:
-    """A worker process that makes, starts and looks never imports torch, and exits in silence."""
+    """A worker process never imports torch, and exits without messages."""
     if "prepare" in vars(subject.module):
         subject.module.prepare(subject.settings)  # workers inherit what it chose
     sent = (subject.suite, subject.settings, subject.chosen()[0])

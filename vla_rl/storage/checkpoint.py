@@ -86,9 +86,8 @@ def save(
         step: Step of training, from 0.
         write_policy: Writes the policy into the given folder (which does not exist yet).
         state: Everything else that resuming needs: nested dicts, lists and tuples of JSON values,
-        tensors,
-            NumPy arrays and bytes, for instance ``{"optimizer": optimizer.state_dict(), "rng":
-            capture_rng()}``.
+            tensors, NumPy arrays and bytes, for instance ``{"optimizer": optimizer.state_dict(),
+            "rng": capture_rng()}``.
         keep: Number of checkpoints to keep, at least 1.
 
     Returns:

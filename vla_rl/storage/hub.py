@@ -50,8 +50,7 @@ def find(source: str | Path, named: Collection[str | None] = (), **options: Any)
         source: A folder, or a repository.
         named: Suites that the user named, which the repository may then name, too.
         options: Options of ``huggingface_hub.snapshot_download``: ``revision``, ``token``,
-        ``cache_dir``,
-            ``force_download``, ``local_files_only``.
+            ``cache_dir``, ``force_download``, ``local_files_only``.
 
     Raises:
         ValueError: If the repository cannot be read, has no policy, or names a module that is not

@@ -88,8 +88,7 @@ class SavedPolicy(nn.Module, ModelHubMixin):
         Args:
             repo_id: ``user/name``.
             options: Options of ``huggingface_hub.ModelHubMixin.push_to_hub``: ``private``,
-            ``token``,
-                ``branch``, ``commit_message``, ``create_pr``, ``model_card_kwargs``, ...
+                ``token``, ``branch``, ``commit_message``, ``create_pr``, ``model_card_kwargs``, ...
 
         Raises:
             ValueError: If the name is invalid or the upload fails; says what to do.
@@ -111,8 +110,7 @@ class SavedPolicy(nn.Module, ModelHubMixin):
             source: A folder, or a repository ``user/name`` or ``user/name@revision``.
             spaces: Shapes that the policy must have; ``None`` accepts any.
             options: Options for the hub: ``revision``, ``token``, ``cache_dir``,
-            ``force_download``,
-                ``local_files_only``.
+                ``force_download``, ``local_files_only``.
 
         Raises:
             ValueError: If a file is missing or damaged, the class or spaces differ, or a repository

@@ -49,7 +49,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
         (
             ImportSettings(action_low=(1,), action_high=(1,)),
             ("push",),
-            r"must lie below .* \[1.0\]",
+            r"must lie below .* \[1\]",
         ),
         (
             ImportSettings(success="all", keep_instruction=True),
