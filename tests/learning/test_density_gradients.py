@@ -440,7 +440,7 @@ def test_a_density_is_chosen_once_or_never() -> None:
         assert head.density == density
     fixed = make("gaussian", "chunk", 1)
     fixed.use_density("chunk")
-    with pytest.raises(ValueError, match="'episode' was asked of .* say density 'chunk'.*'auto'"):
+    with pytest.raises(ValueError, match="'episode' was asked of .* fix density 'chunk'.*'auto'"):
         fixed.use_density("episode")
     bad: list[Callable[[str], object]] = [head.use_density, head.exactness]
     for ask in bad:

@@ -586,27 +586,31 @@ def test_settings_survive_json_and_the_command_line(case: Case) -> None:
     assert (parsed.chunk, parsed.hidden) == (7, (8, 8))
 
 
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"chunk": 0}, r"chunk 0 is outside the allowed range 1, 2"),
+    ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
+    ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
+    ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
+    (
+        {"density": "joint"},
+        r"unknown density 'joint'.*allowed: auto, marginal, chunk, decision, episode",
+    ),
+    ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
+    ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
+    ({"noise_level": 0.0}, r"noise_level 0.0 is outside the allowed range \(0, 1"),
+    ({"stochastic": "two"}, "unknown head.stochastic 'two'.*allowed: all, one"),
+    ({"noise_std": (0.2, 0.1)}, r"noise_std \(0.2, 0.1\) must be two rising"),
+]
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"chunk": 0}, r"chunk 0 is outside the allowed range 1, 2"),
-        ({"std": 0.0}, r"std 0.0 is outside the allowed range \[0.01, 1.0\]"),
-        ({"rho": 1.0}, r"rho 1.0 is outside the allowed range \[0, 1\)"),
-        ({"episode_share": -0.1}, r"episode_share -0.1 is outside"),
-        (
-            {"density": "joint"},
-            r"unknown density 'joint'.*allowed: auto, marginal, chunk, decision, episode",
-        ),
-        ({"hidden": (0,)}, r"hidden \(0,\) has a width outside"),
-        ({"denoising_steps": 0}, "denoising_steps 0 is outside the allowed range 1 to 100"),
-        ({"noise_level": 0.0}, r"noise_level 0.0 is outside the allowed range \(0, 1"),
-        ({"stochastic": "two"}, "unknown head.stochastic 'two'.*allowed: all, one"),
-        ({"noise_std": (0.2, 0.1)}, r"noise_std \(0.2, 0.1\) must be two rising"),
-    ],
+    ("one", "settings", "message"),
+    [(c, s, m) for c in cases() for s, m in BAD if s.keys() <= c.known],
+    ids=lambda value: value.name if isinstance(value, Case) else None,
 )
-def test_bad_settings_are_named(case: Case, settings: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_named(one: Case, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        case.make(**settings)
+        one.make(**settings)
 
 
 FLAT: dict[str, Any] = {
