@@ -200,7 +200,7 @@ def test_what_is_allowed_but_costly_is_remarked(fault, check, remark):
         ("loose_settings", "settings", "@dataclass(frozen=True)"),
         ("imports_torch", "torch-free", "torch is imported"),
         ("lacks_make", "names", "must define make"),
-        ("is_not_there", "names", "unknown envs plug-in"),
+        ("is_not_there", "names", "(envs) cannot be imported from"),
     ],
 )
 def test_a_fault_of_a_module_is_found(module, check, words):

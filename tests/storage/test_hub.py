@@ -68,7 +68,7 @@ def test_weights_of_a_policy_that_was_there_before_do_not_stay(played, tmp_path)
 def test_a_folder_that_is_there_wins(played, tmp_path):
     make_policy(std=0.1).push_to_hub(REPO)
     make_policy(std=0.2).save_pretrained(tmp_path / REPO)
-    assert load_policy(REPO).config.std == 0.2
+    assert load_policy(REPO).config.head.std == 0.2
     assert not played.asked
 
 

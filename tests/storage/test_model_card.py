@@ -72,7 +72,7 @@ def test_the_card_says_how_it_was_trained_and_no_path(played, run):
         "| seed | 3 |",
         "| environment steps of reinforcement learning | 1,280 |",
         "| chunk | 3 |",
-        "| std | 0.4 |",
+        "| head.std | 0.4 |",
     ):
         assert row in text
     assert "anchor" not in text, "its coefficient is 0"
