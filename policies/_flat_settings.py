@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from vla_rl.config import kinds
+from vla_rl.config import from_json, kinds, to_json
 
 RENAMED = {
     "vision_size": "size",
@@ -35,7 +35,8 @@ def regrouped(config: Mapping[str, Any], settings: type[Any]) -> dict[str, Any]:
     for part, old in (("head", "head"), ("backbone", "vision")):
         if part in own and old in config:
             made[part] = _part(config, get_type_hints(settings, include_extras=True)[part], old)
-    return made
+    complete: dict[str, Any] = to_json(from_json(settings, made))
+    return complete
 
 
 def _part(config: Mapping[str, Any], hint: Any, old: str) -> dict[str, Any]:

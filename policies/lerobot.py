@@ -46,10 +46,13 @@ class Policy(PretrainedPolicy):
         """Settings of an earlier version in the parts of today."""
         if not isinstance(config.get("head"), str):
             return config
-        kind = json.loads(config["architecture"])["policy"]["type"]
-        head = HEADS[kind][0]().name if config["head"] == "auto" else config["head"]
         flat = {key: value for key, value in config.items() if value is not None}
-        return regrouped(flat | {"head": head}, Config)
+        if config["head"] == "auto":
+            del flat["head"]
+            if config["architecture"]:  # else it is a run, whose policy has yet to be described
+                kind = json.loads(config["architecture"])["policy"]["type"]
+                flat["head"] = HEADS[kind][0]().name
+        return regrouped(flat, Config)
 
     image_mean: Tensor  # [V, 3, 1, 1]
     image_std: Tensor

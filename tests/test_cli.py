@@ -381,6 +381,7 @@ def test_help_shows_few_options_names_the_others_and_explains_those_of_a_group(c
     assert "--learner.lr FLOAT" not in short
     assert "--learner.  lr, vlm-lr" in short
     assert "gae-lambda" in short
+    assert "--net.  backbone, backbone.precision, head, head.rho" in short
     group = shown("--algorithm", "ppo", "--help", "algo")
     assert "--algo.gae-lambda FLOAT" in group
     assert "--policy" not in group

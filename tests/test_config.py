@@ -18,6 +18,8 @@ from vla_rl.commands.train import Command as Train
 from vla_rl.config import from_json, to_json
 from vla_rl.envs import point_reach
 from vla_rl.learning.learner import LearnerConfig
+from vla_rl.stages.resuming import changes
+from vla_rl.stages.setup import plain_settings
 from vla_rl.types import SEED_RANGES, seed_for
 from vla_rl.world import World, read_world, write_world
 
@@ -219,6 +221,68 @@ def test_the_settings_of_another_kind_are_no_options(capsys):
         parse(Train, ["--net.head", "laplace", "--net.head.denoising-steps", "3"], "train")
     assert stopped.value.code == 2
     assert "--net.head.denoising-steps" in capsys.readouterr().err
+
+
+def test_a_kind_that_is_given_twice_is_refused():
+    with pytest.raises(ValueError, match="--net.head is given twice: flow_noise and laplace"):
+        parse(Train, ["--net.head=flow_noise", "--net.head", "laplace"], "train")
+
+
+@pytest.mark.parametrize("network", ["pi0", "lerobot", "action_tokens"])
+def test_defaults_of_a_command_reach_only_networks_that_know_them(network):
+    made = parse(Train, ["--network", network], "train")
+    kind = plugins.load("policies", network).Config
+    assert to_json(plain_settings(network, made.net)) == to_json(kind())
+
+
+FLAT_NET = {
+    **{"head": "laplace", "chunk": 3, "std": 0.1, "std_by_instruction": False, "rho": 0.5},
+    **{"episode_share": 0.2, "density": "auto", "denoising_steps": 4, "flow_noise_level": 0.2},
+    **{"flow_stochastic": "all", "flow_noise_std": [0.04, 0.08], "hidden": [64, 64]},
+    "features": 64,
+}
+"""Settings of the policy tiny as they stood side by side in a run's ``config.json``."""
+
+
+def test_a_run_whose_settings_stood_side_by_side_goes_on(tmp_path):
+    out = ["--out", str(tmp_path)]
+    words = ["--network", "tiny", "--net.head", "laplace", "--net.head.std", "0.1", *out]
+    made = parse(Train, [*words, "--net.chunk", "3"], "train")
+    config = {"command": "train", **to_json(made), "net": FLAT_NET}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = parse(Train, ["--resume", *out], "train")
+    assert to_json(again.net) == to_json(made.net)
+    assert changes(config, again) == {}
+    with pytest.raises(ValueError, match="another head: --net.head was laplace, now gaussian"):
+        parse(Train, ["--resume", *out, "--net.head", "gaussian"], "train")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "expected"),
+    [
+        ("act", "auto", {"name": "laplace", "rho": 0.5, "std": 0.07}),
+        ("diffusion", "auto", {"name": "ddpm", "rho": 0.0, "scored_steps": 10}),
+        ("smolvla", "auto", {"name": "flow_sde", "rho": 0.0, "noise_level": 0.5}),
+        ("smolvla", "flow_noise", {"name": "flow_noise", "noise_std": [0.08, 0.16]}),
+        (None, "auto", None),
+    ],
+)
+def test_a_policy_of_lerobot_whose_settings_stood_side_by_side_is_read(kind, head, expected):
+    lerobot = plugins.load("policies", "lerobot")
+    about = "" if kind is None else json.dumps({"policy": {"type": kind}})
+    old = {
+        **{"model": "you/it", "kind": "act", "options": [], "views": [], "adapt": False},
+        **{"chunk": 8, "vision_size": 0, "head": head, "std": 0.07, "rho": None},
+        **{"episode_share": None, "denoising_steps": 0, "scored_steps": 10, "denoising_std": 0.1},
+        **{"flow_noise_level": 0.5, "flow_stochastic": "all", "flow_noise_std": [0.08, 0.16]},
+        **{"text": "hash", "text_width": 32, "width": 128, "hidden": [256, 256]},
+        **{"pretrained": True, "architecture": about},
+    }
+    made = from_json(lerobot.Config, lerobot.Policy.upgraded(old))
+    assert (made.model, made.chunk, made.text) == ("you/it", 8, "hash")
+    found = to_json(made.head) if made.head else None
+    assert found == expected or (found and expected and found | expected == found)
+    assert to_json(made) == lerobot.Policy.upgraded(old)
 
 
 def test_head_and_backbone_are_chosen_by_name_and_go_on_so_in_a_resumed_run(tmp_path):

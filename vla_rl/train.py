@@ -78,6 +78,7 @@ class Loop:
     not_finite: int = 0
     on_episode: OnEpisode = field(default=lambda task, share: None)
     keeper: Keeper | None = None
+    _learning: dict[int, bool] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.config.check_groups(self.algorithm.group_size)
@@ -101,7 +102,7 @@ class Loop:
         collected = time.perf_counter()
         metrics: dict[str, float] = {}
         clamped = self._clamped(draw)
-        self.algorithm.observe(draw.played, self.state)
+        self.algorithm.observe([self._alike(group) for group in draw.played], self.state)
         if draw.kept:
             rng = seeding.generator(self.seed, "minibatches", self.iteration)
             batch = RolloutBatch.pack(draw.kept)
@@ -159,18 +160,33 @@ class Loop:
             self.not_finite += len(every) - len(groups)
             self.curriculum.update(groups)
             played += groups
-            kept += [group for group in groups if self.algorithm.keep(group)]
+            kept += [group for group in groups if self.algorithm.keep(self._alike(group))]
             if len(kept) >= wanted:
                 break
         return Draw(kept, played, timing.seconds, attempt + 1)
 
     def _score(self, reward: Reward, groups: Sequence[Group], end: EpisodeEnd) -> Paid:
         """Of the groups that were played here; one that learns sees those of all ranks."""
-        if not reward.state_dict():
-            return reward.score(groups, end) if groups else []
+        if not self._learns(reward):
+            paid = reward.score(groups, end) if groups else []
+            if reward.state_dict():
+                raise ValueError(
+                    f"state_dict() of {type(reward).__module__}.{type(reward).__name__} was empty "
+                    "before the first episode, and is not empty after it: return every key from "
+                    "the start, so that all processes know that this reward learns"
+                )
+            return paid
         shown = groups if reward.needs_images else [_from_afar(group) for group in groups]
         ranks = self.learner.ranks
         return ranks.share(reward.score(ranks.gather(shown), end))
+
+    def _alike(self, group: Group) -> Group:
+        """A group as every rank can see it, so that all ranks conclude the same from it."""
+        return group if self.learner.ranks.size == 1 else _from_afar(group)
+
+    def _learns(self, reward: Reward) -> bool:
+        """Whether a reward had state before its first episode, which all ranks know alike."""
+        return self._learning.setdefault(id(reward), bool(reward.state_dict()))
 
     def _play_settings(self) -> PlaySettings:
         looks = any(reward.needs_images for reward in self.rewards.values())

@@ -234,3 +234,26 @@ def test_too_few_episodes_of_a_group_are_refused(episodes):
 )
 def test_the_rewards_are_read_off_the_command_line(words, found):
     assert naming_options(words).rewards == found
+
+
+@dataclass(frozen=True)
+class LateState(sparse.Reward):
+    """State that is not there from the start."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seen", {})
+
+    def score(self, groups, end):
+        object.__setattr__(self, "seen", {"groups": len(groups)})
+        return super().score(groups, end)
+
+    def state_dict(self):
+        return self.seen
+
+
+def test_state_that_appears_later_is_refused(monkeypatch, tmp_path, capsys):
+    """As several processes would not agree on whether the reward learns."""
+    monkeypatch.setattr(sparse, "Reward", LateState)
+    words = ["--env", "point_reach", "--network", "tiny", "--train.iterations", "1"]
+    assert cli.main(["train", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "return every key from the start" in capsys.readouterr().err

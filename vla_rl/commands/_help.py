@@ -63,6 +63,8 @@ def _option_names(group: type) -> Iterator[str]:
         kind = hints[each.name]
         name = each.name.replace("_", "-")
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            yield from (f"{name}.{option}" for option in _option_names(kind))
+            if any(option.name == "name" for option in fields(kind)):
+                yield name  # the name of a kind stands for the part
+            yield from (f"{name}.{o}" for o in _option_names(kind) if o != "name")
         elif each.init:
             yield name

@@ -19,10 +19,11 @@ import tyro
 
 from vla_rl import plugins
 from vla_rl.commands._help import HELP_ALL, show_help
-from vla_rl.commands._parts import Parts, changed
+from vla_rl.commands._parts import Parts, adopted
 from vla_rl.commands._specialised import default_of, specialise
 from vla_rl.config import from_json
 from vla_rl.rewards import settings_types
+from vla_rl.stages.earlier import with_net_of_today
 from vla_rl.world import World, read_world
 
 T = TypeVar("T")
@@ -66,8 +67,6 @@ def parse(command: type[T], options: list[str], program: str) -> T:
             # What a command changes is for fresh weights: a model that was trained knows better.
             trained = name == "net" and named.model is not None
             default = settings() if trained else _given_default(known[name], settings)
-            if name == "net" and name in saved:
-                saved[name] = module.Policy.upgraded(saved[name])
             parts = Parts.of(settings, name)
             changes[name] = parts.specialised(default, parts.named(options, saved.get(name) or {}))
     if "reward" in known:
@@ -114,7 +113,7 @@ def _saved(known: dict[str, Field[Any]], named: argparse.Namespace) -> dict[str,
         saved: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    return {name: value for name, value in saved.items() if name in known}
+    return {name: value for name, value in with_net_of_today(saved).items() if name in known}
 
 
 def _reward_settings(names: Sequence[str]) -> tuple[type, Any]:
@@ -166,5 +165,4 @@ def _given_default(field: Field[Any], settings: type) -> Any:
     default = default_of(field)
     if default is None:
         return settings()
-    known = {field.name for field in fields(settings)}
-    return settings(**{name: value for name, value in changed(default).items() if name in known})
+    return adopted(default, settings)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from vla_rl.commands._specialised import specialise
-from vla_rl.config import kinds
+from vla_rl.config import kind_of, kinds
 from vla_rl.plugins import unknown
 
 
@@ -37,13 +37,29 @@ class Parts:
         return cls(settings, prefix, {name: some for name, some in found.items() if some})
 
     def named(self, options: list[str], saved: Mapping[str, Any]) -> dict[str, str]:
-        """Which kind of each part is wanted, as options or else a resumed run say."""
+        """Which kind of each part is wanted, by the options or else by a resumed run.
+
+        Raises:
+            ValueError: If a kind is given twice, or is not that of the resumed run.
+        """
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         for name in self.kinds:
-            parser.add_argument(f"--{self.prefix}.{name}", dest=name, nargs="?")
+            parser.add_argument(f"--{self.prefix}.{name}", dest=name, action="append", default=[])
         given = vars(parser.parse_known_args(options)[0])
-        wanted = {name: given[name] or (saved.get(name) or {}).get("name") for name in self.kinds}
-        return {name: word for name, word in wanted.items() if word}
+        wanted: dict[str, str] = {}
+        for name in self.kinds:
+            before = (saved.get(name) or {}).get("name")
+            words = given[name] or ([before] if before else [])
+            if len(words) > 1:
+                raise ValueError(f"--{self.prefix}.{name} is given twice: {' and '.join(words)}")
+            if before and words != [before]:
+                raise ValueError(
+                    f"the run cannot go on with another {name}: --{self.prefix}.{name} was "
+                    f"{before}, now {words[0]}; leave it out, or start another run with another "
+                    "--out"
+                )
+            wanted |= {name: word for word in words}
+        return wanted
 
     def specialised(self, default: Any, named: Mapping[str, str]) -> tuple[type[Any], Any]:
         """The settings as a dataclass whose parts are of the wanted kinds, and its defaults.
@@ -61,12 +77,15 @@ class Parts:
             part = vars(default)[name]
             if name in named:
                 part = self._part(name, named[name], part)
-            if part is None:
-                parts[name] = (Annotated[None, tyro.conf.Suppress], None)
-                continue
-            hint = get_type_hints(type(part))["name"]
             every = ", ".join(_shown(word, kind) for word, kind in known.items())
             text = f"Kind, each with settings of its own: {every}."
+            if part is None:  # its settings are shown once it is named
+                parts[name] = (
+                    Annotated[str | None, tyro.conf.arg(metavar="NAME", help=text)],
+                    None,
+                )
+                continue
+            hint = get_type_hints(type(part))["name"]
             option = tyro.conf.arg(name="", metavar="NAME", help=text)
             typed = specialise(type(part), name=(Annotated[hint, option], part.name))
             parts[name] = (typed, typed(**vars(part)))
@@ -85,7 +104,31 @@ class Parts:
 
 def _shown(word: str, kind: type[Any]) -> str:
     """What a user may write for a kind: ``timm:MODEL`` where a colon stands in its usual name."""
-    return f"{word}:MODEL" if ":" in kind().name else word
+    usual = {field.name: field.default for field in dataclasses.fields(kind)}["name"]
+    return f"{word}:MODEL" if ":" in str(usual) else word
+
+
+def adopted(default: Any, settings: type[Any]) -> Any:
+    """Settings with their own defaults, but for what ``default`` changes, where it is known.
+
+    A part of a kind that these settings do not have gives what it changes to theirs.
+    """
+    made = settings()
+    own = {field.name for field in dataclasses.fields(settings)}
+    parts = Parts.of(settings, "").kinds
+    for name, value in changed(default).items():
+        if name not in own:
+            continue
+        if not dataclasses.is_dataclass(value):
+            made = dataclasses.replace(made, **{name: value})
+        elif name in parts and (part := vars(made)[name]) is not None:
+            word = str(kind_of(value))
+            if word in parts[name]:
+                part = parts[name][word](name=vars(value)["name"])
+            known = {field.name for field in dataclasses.fields(part)} - {"name"}
+            new = {key: what for key, what in changed(value).items() if key in known}
+            made = dataclasses.replace(made, **{name: dataclasses.replace(part, **new)})
+    return made
 
 
 def changed(settings: Any) -> dict[str, Any]:

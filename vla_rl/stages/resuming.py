@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.config import dotted, from_json, to_json
+from vla_rl.stages.earlier import with_net_of_today
 from vla_rl.storage import checkpoint
 
 _LOOP = (
@@ -84,7 +85,7 @@ def changes(saved: Mapping[str, Any], command: Any) -> dict[str, list[Any]]:
     A setting that is missing in the saved file had its default.
     """
     known = {field.name for field in fields(command)}
-    options = {name: value for name, value in saved.items() if name in known}
+    options = {k: value for k, value in with_net_of_today(saved).items() if k in known}
     before = dict(dotted(to_json(from_json(type(command), options))))
     after = dict(dotted(to_json(command)))
     return {

@@ -17,7 +17,7 @@ FEW, MANY = 20, 0.1
 
 
 class Successes:
-    """Stores solved episodes of every iteration (a :class:`vla_rl.train.Keeper`).
+    """Stores solved episodes of every iteration (a :class:`vla_rl.demos.keeper.Keeper`).
 
     They are replayed to record an observation at every step, and become ordinary demonstrations
     with the executed actions, exploration noise included. An episode that is not solved when it is

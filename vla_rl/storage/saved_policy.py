@@ -181,6 +181,9 @@ def _rebuild(kind: type[Any], values: dict[str, Any], folder: Path) -> Any:
         odd = sorted(values.keys() ^ names)
         raise ValueError(f"{folder}: fields {', '.join(odd)} do not match {kind.__name__}")
     made = from_json(kind, values)
-    if json.loads(json.dumps(to_json(made))) != values:
-        raise ValueError(f"{folder}: the settings of a part do not match {kind.__name__}: {values}")
+    found = json.loads(json.dumps(to_json(made)))
+    # NaN is no equal of itself, and 1 none of 1.0 by its text.
+    same = {k: found[k] == v or repr(found[k]) == repr(v) for k, v in values.items()}
+    if odd := sorted(name for name, alike in same.items() if not alike):
+        raise ValueError(f"{folder}: settings {', '.join(odd)} do not match {kind.__name__}")
     return made

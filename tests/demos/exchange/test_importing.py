@@ -1,4 +1,4 @@
-"""What has to be known of episodes of other people before they are adopted."""
+"""What has to be known of episodes of other people before they are imported."""
 
 from __future__ import annotations
 
