@@ -58,7 +58,8 @@ class Parts:
                     f"{before}, now {words[0]}; leave it out, or start another run with another "
                     "--out"
                 )
-            wanted |= {name: word for word in words}
+            if words:
+                wanted[name] = words[0]
         return wanted
 
     def specialised(self, default: Any, named: Mapping[str, str]) -> tuple[type[Any], Any]:
