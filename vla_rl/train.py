@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from vla_rl.demos.keeper import Keeper
 from vla_rl.episode_end import EpisodeEnd
 from vla_rl.learning.learner import Learner
 from vla_rl.learning.running_moments import RunningMoments
+from vla_rl.learning.shared_episodes import SharedEpisodes, from_afar
 from vla_rl.results.train_metrics import env_steps, episode_metrics
 from vla_rl.rewards import Reward, rewarded
 from vla_rl.rollout.collector import Collector, OnEpisode, episode_keys
@@ -23,9 +24,6 @@ from vla_rl.rollout.episodes import finite_groups, without_images
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.train_config import TrainConfig
 from vla_rl.types import Floats, Group, RolloutBatch, Task, Timing
-
-Paid = list[list[Floats]]
-"""``[T]`` for every episode of every group."""
 
 
 class Draw(NamedTuple):
@@ -78,7 +76,6 @@ class Loop:
     not_finite: int = 0
     on_episode: OnEpisode = field(default=lambda task, share: None)
     keeper: Keeper | None = None
-    _learning: dict[int, bool] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.config.check_groups(self.algorithm.group_size)
@@ -86,10 +83,12 @@ class Loop:
             raise ValueError(
                 "the algorithm needs a reference policy for its KL, and none was given"
             )
-        self._use_density(self.algorithm.density_for(self.learner.policy))
+        self.use_density(self.algorithm.density_for(self.learner.policy))
         self.state = self.algorithm.new_state(self.tasks)
+        self._shared = SharedEpisodes(self.learner.ranks)
 
-    def _use_density(self, density: str) -> None:
+    def use_density(self, density: str) -> None:
+        """Act and score by a density, also the reference policy."""
         for policy in filter(None, (self.learner.policy, self.learner.reference)):
             policy.use_density(density)
 
@@ -102,7 +101,7 @@ class Loop:
         collected = time.perf_counter()
         metrics: dict[str, float] = {}
         clamped = self._clamped(draw)
-        self.algorithm.observe([self._alike(group) for group in draw.played], self.state)
+        self.algorithm.observe([self._shared.view(group) for group in draw.played], self.state)
         if draw.kept:
             rng = seeding.generator(self.seed, "minibatches", self.iteration)
             batch = RolloutBatch.pack(draw.kept)
@@ -116,7 +115,8 @@ class Loop:
         return {
             **metrics,
             **clamped,
-            **self._rates(),
+            **self.learner.metrics(),
+            "train/groups_not_finite": self.not_finite,
             **self._describe(draw),
             **_shares(parts, ended - began),
         }
@@ -153,40 +153,17 @@ class Loop:
                 timing.add(part, seconds)
             played_here = rollout.trajectories
             groups = [played_here[i : i + size] for i in range(0, len(played_here), size)]
-            groups = rewarded(groups, self.rewards, self.end, self._score)
+            groups = rewarded(groups, self.rewards, self.end, self._shared.score)
             groups = [[without_images(t) for t in group] for group in groups]
-            every = ranks.exchange(groups, _from_afar)
+            every = ranks.exchange(groups, from_afar)
             groups = finite_groups(every)
             self.not_finite += len(every) - len(groups)
             self.curriculum.update(groups)
             played += groups
-            kept += [group for group in groups if self.algorithm.keep(self._alike(group))]
+            kept += [group for group in groups if self.algorithm.keep(self._shared.view(group))]
             if len(kept) >= wanted:
                 break
         return Draw(kept, played, timing.seconds, attempt + 1)
-
-    def _score(self, reward: Reward, groups: Sequence[Group], end: EpisodeEnd) -> Paid:
-        """Of the groups that were played here; one that learns sees those of all ranks."""
-        if not self._learns(reward):
-            paid = reward.score(groups, end) if groups else []
-            if reward.state_dict():
-                raise ValueError(
-                    f"state_dict() of {type(reward).__module__}.{type(reward).__name__} was empty "
-                    "before the first episode, and is not empty after it: return every key from "
-                    "the start, so that all processes know that this reward learns"
-                )
-            return paid
-        shown = groups if reward.needs_images else [_from_afar(group) for group in groups]
-        ranks = self.learner.ranks
-        return ranks.share(reward.score(ranks.gather(shown), end))
-
-    def _alike(self, group: Group) -> Group:
-        """A group as every rank can see it, so that all ranks conclude the same from it."""
-        return group if self.learner.ranks.size == 1 else _from_afar(group)
-
-    def _learns(self, reward: Reward) -> bool:
-        """Whether a reward had state before its first episode, which all ranks know alike."""
-        return self._learning.setdefault(id(reward), bool(reward.state_dict()))
 
     def _play_settings(self) -> PlaySettings:
         looks = any(reward.needs_images for reward in self.rewards.values())
@@ -207,18 +184,6 @@ class Loop:
     def _clamped(self, draw: Draw) -> dict[str, float]:
         return {"train/clamped_states": self.learner.policy.clamped_share(_states(draw))}
 
-    def _rates(self) -> dict[str, float]:
-        """The current learning rates and exploration standard deviations."""
-        found = {f"learner/lr/{g['name']}": g["lr"] for g in self.learner.optimizer.param_groups}
-        deviation = self.learner.policy.deviation()
-        if deviation is not None:
-            found |= {f"actor/std/{i}": float(std) for i, std in enumerate(deviation)}
-        return {
-            **found,
-            "learner/steps_skipped": self.learner.skipped,
-            "train/groups_not_finite": self.not_finite,
-        }
-
     def _describe(self, draw: Draw) -> dict[str, float]:
         self.env_steps += env_steps(draw.played)
         self.episodes += sum(map(len, draw.played))
@@ -231,43 +196,6 @@ class Loop:
             "train/workers_lost": sum(ranks.all_gather([self.collector.lost])),
             "train/episodes_retried": sum(ranks.all_gather([self.collector.retried])),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the run apart from the learner's tensors, for a checkpoint."""
-        return {
-            "iteration": self.iteration,
-            "env_steps": self.env_steps,
-            "episodes": self.episodes,
-            "seconds": self.seconds,
-            "not_finite": self.not_finite,
-            "version": self.learner.version,
-            "steps": self.learner.steps,
-            "skipped": self.learner.skipped,
-            "density": self.learner.policy.density,
-            "algorithm": self.state.state_dict(),
-            "statistics": {} if self.statistics is None else self.statistics.state_dict(),
-            "curriculum": self.curriculum.state_dict(),
-            "rewards": {name: reward.state_dict() for name, reward in self.rewards.items()},
-            "keeper": {} if self.keeper is None else self.keeper.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state written by :meth:`state_dict`."""
-        for name in ("iteration", "env_steps", "episodes", "seconds", "not_finite"):
-            setattr(self, name, state[name])
-        self.learner.version = int(state["version"])
-        self.learner.steps = int(state["steps"])
-        self.learner.skipped = int(state["skipped"])
-        self._use_density(state.get("density", self.learner.policy.density))
-        self.state.load_state_dict(state["algorithm"])
-        if self.statistics is not None:
-            self.statistics.load_state_dict(state["statistics"])
-        self.curriculum.load_state_dict(state["curriculum"])
-        for name, reward in self.rewards.items():
-            if name in state.get("rewards", {}):  # checkpoints of earlier versions have none
-                reward.load_state_dict(state["rewards"][name])
-        if self.keeper is not None:
-            self.keeper.load_state_dict(state["keeper"])
 
 
 OnIteration = Callable[[Loop, dict[str, float]], None]
@@ -293,10 +221,6 @@ def over(loop: Loop) -> bool:
 def _states(draw: Draw) -> Floats:
     """Proprioception ``[n, S]`` at every decision that was made."""
     return np.concatenate([t.obs.state for group in draw.played for t in group])
-
-
-def _from_afar(group: Group) -> Group:
-    return [t.from_afar() for t in group]
 
 
 def _shares(parts: Mapping[str, float], total: float) -> dict[str, float]:

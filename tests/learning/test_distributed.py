@@ -43,6 +43,7 @@ from vla_rl.rewards import dense
 from vla_rl.rollout.collector import RolloutConfig
 from vla_rl.rollout.play import PlaySettings
 from vla_rl.stages import setup
+from vla_rl.stages.loop_state import loop_state
 from vla_rl.stages.run import new_run, save_policy
 from vla_rl.stages.setup import open_collector
 from vla_rl.train import Loop
@@ -180,7 +181,7 @@ def iterated(name, ranks):
             keeper=SimpleNamespace(keep=look, state_dict=dict),
         )
         metrics = [loop.step() for _ in range(2)]
-    rewards = loop.state_dict()["rewards"]
+    rewards = loop_state(loop)["rewards"]
     return SimpleNamespace(
         parameters=parameters(policy),
         metrics=metrics,

@@ -294,6 +294,14 @@ class Learner:
             norms, {name: norm > self.config.max_grad_norm for name, norm in norms.items()}
         )
 
+    def metrics(self) -> dict[str, float]:
+        """The current learning rates and exploration standard deviations, and skipped steps."""
+        found = {f"learner/lr/{g['name']}": g["lr"] for g in self.optimizer.param_groups}
+        deviation = self.policy.deviation()
+        if deviation is not None:
+            found |= {f"actor/std/{i}": float(std) for i, std in enumerate(deviation)}
+        return {**found, "learner/steps_skipped": self.skipped}
+
     def _count_skipped(self, fine: bool) -> None:
         self._skipped_in_a_row = 0 if fine else self._skipped_in_a_row + 1
         self.skipped += not fine

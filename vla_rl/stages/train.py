@@ -26,6 +26,7 @@ from vla_rl.rewards import Reward
 from vla_rl.rollout.collector import Collector
 from vla_rl.sft import AnchorConfig, DemoAnchor
 from vla_rl.stages.interruption import Interruption
+from vla_rl.stages.loop_state import loop_state, restore_loop
 from vla_rl.stages.progress import Progress
 from vla_rl.stages.run import RunFolder, restore_state, save_policy, save_state
 from vla_rl.stages.setup import WarmUpStatistics
@@ -240,7 +241,7 @@ class WholeIteration:
     def of(cls, loop: Loop, validation: Validation) -> WholeIteration:
         """The state of a loop that has just finished an iteration, or not begun."""
         progress: dict[str, object] = {
-            "loop": loop.state_dict(),
+            "loop": loop_state(loop),
             "validation": validation.state_dict(),
             "rng": capture_rng(),
         }
@@ -266,7 +267,7 @@ def save_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
     """Write a checkpoint of the loop."""
     root = run.folder / "checkpoints"
     progress: dict[str, object] = {
-        "loop": loop.state_dict(),
+        "loop": loop_state(loop),
         "validation": validation.state_dict(),
     }
     save_state(root, loop.iteration, loop.learner, progress)
@@ -278,7 +279,7 @@ def load_checkpoint(run: RunFolder, loop: Loop, validation: Validation) -> None:
     state = restore_state(root, loop.learner)
     if not state:
         return
-    loop.load_state_dict(state["loop"])
+    restore_loop(loop, state["loop"])
     validation.load_state_dict(state["validation"])
     run.metrics.rewind(loop.iteration, prefix="train/")
     if loop.learner.ranks.is_main:
