@@ -29,8 +29,9 @@ from torch import Tensor
 from vla_rl import functional as F
 from vla_rl.learning import attributes
 from vla_rl.learning.group_relative import GroupRelative
-from vla_rl.learning.policy_gradient import Credit, UpdateState
+from vla_rl.learning.policy_gradient import Credit
 from vla_rl.learning.settings import KLPlacement
+from vla_rl.learning.update_state import UpdateState
 from vla_rl.types import Bools, Group, RolloutBatch, Task
 
 HISTORY = 512  # groups that define difficulty; older ones were played by a weaker policy

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vla_rl import functional as F
 from vla_rl.learning.learner import Learner
-from vla_rl.learning.policy_gradient import Credit, PolicyGradient, UpdateState
+from vla_rl.learning.policy_gradient import Credit, PolicyGradient
+from vla_rl.learning.update_state import UpdateState
 from vla_rl.types import RolloutBatch, Task
 
 MEMORY = 0.9  # weight of the past in the return statistics, per batch

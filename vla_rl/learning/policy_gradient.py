@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,8 @@ from vla_rl import functional as F
 from vla_rl.learning.learner import Learner, Rows, Together
 from vla_rl.learning.settings import UpdateSettings
 from vla_rl.learning.update_log import UpdateLog, credit_metrics
+from vla_rl.learning.update_state import UpdateState
 from vla_rl.types import Group, RolloutBatch, Task
-
-CLIP_MEMORY = 0.7  # weight of the past in the running mean of a measured clip range
 
 
 class Credit(NamedTuple):
@@ -39,34 +38,6 @@ class Credit(NamedTuple):
     advantage: Tensor
     target: Tensor | None = None
     log: Mapping[str, float] = {}
-
-
-@dataclass
-class UpdateState:
-    """State that an algorithm carries from update to update; the loop owns and saves it.
-
-    Attributes:
-        longest: Longest horizon of the run's tasks, in environment steps.
-        clip_range: The measured clip range; None if there is none yet.
-    """
-
-    longest: int
-    clip_range: float | None = None
-
-    def follow(self, measured: float | None) -> None:
-        """Move the clip range towards a measured one, if there is one."""
-        if measured is not None and self.clip_range is not None:
-            measured = CLIP_MEMORY * self.clip_range + (1 - CLIP_MEMORY) * measured
-        self.clip_range = self.clip_range if measured is None else measured
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-able state for resuming."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved state."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 @dataclass(frozen=True)
