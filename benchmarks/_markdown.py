@@ -45,7 +45,7 @@ def median(steps: list[float | None]) -> str:
 
 
 def if_one_horizon(result: dict[str, Any]) -> str:
-    """What to say if only one horizon was measured."""
+    """A sentence for results with a single horizon; empty for others."""
     return "" if "generous" in result else f"{ONE_HORIZON} "
 
 

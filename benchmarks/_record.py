@@ -1,4 +1,4 @@
-"""What every result says about where it came from."""
+"""The origin of a result: date, commit, machine."""
 
 from __future__ import annotations
 

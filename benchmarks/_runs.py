@@ -1,6 +1,6 @@
 """Runs of the commands, for benchmarks that train; a run that is already there is not repeated.
 
-Policies are evaluated at a generous horizon, which says as well what they do within the one that
+Policies are evaluated at a generous horizon, which also gives their success within the one that
 they were trained for.
 """
 

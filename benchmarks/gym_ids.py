@@ -2,7 +2,7 @@
 
 The arm has no scripted expert: one is trained on the true state, records ten demonstrations, and a
 policy is cloned from their images. The other two are trained from fresh weights on the
-environment's own reward. One seed each. Success is told beside the return, over training and on
+environment's own reward. One seed each. Success is reported beside the return, over training and on
 held-out starts: whatever earns reward without solving the task shows as a return that rises alone.
 
     python -m benchmarks.gym_ids [--out runs/gym_ids]

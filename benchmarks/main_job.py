@@ -1,7 +1,7 @@
 """The main job from several seeds: success before and after RL on starts never trained on.
 
 Each seed has its own demonstrations, initial weights, training starts and noise; all are evaluated
-on the same starts, once, with time to spare. Success is told within the horizon of training and
+on the same starts, once, with time to spare. Success is reported within the horizon of training and
 within the generous one: the first also counts slowness as failure.
 
     python -m benchmarks.main_job [--seeds 5] [--out runs/main_job]

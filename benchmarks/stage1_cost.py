@@ -1,4 +1,4 @@
-"""What a gradient step of stage 1 of iRe-VLA costs with kept features and with looking again.
+"""Cost of a gradient step of stage 1 of iRe-VLA, with cached features and without.
 
 Both learn the head and a critic by the same loss from the same decisions of one task of Meta-World,
 with the backbone frozen. Kept features were computed when the policy acted; looking again runs the
@@ -81,7 +81,7 @@ def _played(backbone: Any, rows: int) -> tuple[vla.Policy, RolloutBatch]:
 
 
 def stage1_cost(result: dict[str, Any]) -> str:
-    """Rate and memory of updates with kept features and without."""
+    """Rate and memory of updates with cached features and without."""
     rows = [["backbone", "looking again", "kept features", "times", "memory", "gradients apart"]]
     for found in result["backbones"].values():
         kept, again = found["kept"], found["again"]

@@ -1,6 +1,6 @@
 """Write the tables of README and documentation from ``benchmarks/results``.
 
-Each benchmark says how its tables look, in ``TABLES``; a table stands between two comments with the
+Each benchmark defines its tables in ``TABLES``; a table stands between two comments with the
 name of its result.
 
     python -m benchmarks.tables [--check]

@@ -186,7 +186,7 @@ class Bench:
         return Learner(self.policy, LearnerConfig(), groups)
 
     def updates(self, frozen: bool) -> Callable[[], None]:
-        """Ours: gradient steps that start from what acting kept."""
+        """Ours: gradient steps from the features that acting cached."""
         learner = self.learner(frozen)
         chunk = self.policy.act(self.obs, self.words, self.keys)
         blind = Observation(self.obs.images[:, :0], self.obs.state)
