@@ -1,7 +1,7 @@
 """The same demonstrations, tasks and RL with several backbones: success, time and memory.
 
 Every arm clones the same demonstrations and then practises with its backbone frozen, as is the
-default. Backbones that are too large to be cloned whole on two cores are cloned with the settings of their arm.
+default. Backbones too large for cloning as a whole on two cores have other settings for it.
 
     python -m benchmarks.backbones [--seeds 1] [--only ARM ...] [--clone-only ARM ...]
 """

@@ -1,8 +1,8 @@
 """Cost of a gradient step of stage 1 of iRe-VLA, with cached features and without.
 
 Both learn the head and a critic by the same loss from the same decisions of one task of Meta-World,
-with the backbone frozen. Kept features were computed when the policy acted; looking again runs the
-backbone over the images in every step, as an update does that keeps nothing.
+with the backbone frozen. Cached features were computed when the policy acted; without them the
+backbone processes the images in every step.
 
     python -m benchmarks.stage1_cost [--rows 128] [--seconds 20]
 """

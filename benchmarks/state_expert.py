@@ -2,7 +2,8 @@
 
 Each environment and algorithm gets a budget of environment steps that takes about two minutes or
 less; the experts are then played on held-out starts. Nothing is rendered. Where other programs
-share the machine, the time on a core (which includes the evaluation) is a better measure than the wall time.
+share the machine, the time on a core (which includes the evaluation) is a better measure than the
+wall time.
 
     python -m benchmarks.state_expert [--seed 0] [--out runs/state_expert]
 """
