@@ -1,7 +1,7 @@
 """Meta-World v3: fifty tabletop tasks of a Sawyer arm, and variants of ten, seen through cameras.
 
 A variant is a change of the simulated model: the thing has other colours, more to its shape, and
-stands elsewhere. It is told, scored and solved by the script as the task that it is a variant of.
+stands elsewhere. It has the instruction, score and script of the task that it is a variant of.
 
 The action is a hand displacement of up to 1 cm per axis and step, and a gripper effort. The state
 is the hand's position in metres and the opening of the gripper in [0, 1]. Everything about a start

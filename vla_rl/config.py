@@ -22,8 +22,8 @@ def kind_of(value: Any) -> str | None:
 
 
 BY_NAME = pydantic.Discriminator(kind_of)
-"""For a field that holds one of several dataclasses, each with its ``pydantic.Tag``: which one, is
-told by the field ``name`` that they all have, up to a colon."""
+"""For a field that holds one of several dataclasses, each with its ``pydantic.Tag``: the kind is
+given by the field ``name`` that they all have, up to a colon."""
 
 
 def kinds(hint: Any) -> dict[str, type[Any]]:

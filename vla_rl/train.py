@@ -109,6 +109,8 @@ class Loop:
             metrics = self.algorithm.update(self.learner, batch, self.state, rng)
         self._follow_states(draw)
         self.iteration += 1
+        self.env_steps += env_steps(draw.played)
+        self.episodes += sum(map(len, draw.played))
         ended = time.perf_counter()
         self.seconds += ended - began
         parts = {**draw.seconds, "update": ended - collected}
@@ -185,8 +187,6 @@ class Loop:
         return {"train/clamped_states": self.learner.policy.clamped_share(_states(draw))}
 
     def _describe(self, draw: Draw) -> dict[str, float]:
-        self.env_steps += env_steps(draw.played)
-        self.episodes += sum(map(len, draw.played))
         ranks = self.learner.ranks
         return {
             **episode_metrics(draw.played, draw.kept),

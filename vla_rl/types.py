@@ -189,7 +189,7 @@ class Trajectory:
     here: bool = True
 
     def from_afar(self) -> Trajectory:
-        """What other processes are told of it: all but what only a network looks at."""
+        """What other processes get of it: all but images, features and samples."""
         return replace(
             self,
             obs=replace(self.obs, images=self.obs.images[:, :0]),

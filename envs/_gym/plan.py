@@ -49,7 +49,7 @@ class Settings:
     step), return>=X (summed over the episode), none, or auto: success or is_success, otherwise a
     return of at least the threshold in Gymnasium's registry."""
     success_ends: bool = True
-    """End the episode at success; otherwise an episode runs on and is judged by its last step."""
+    """End the episode at success; otherwise an episode continues, and only its last step counts."""
     solved_step: float | None = None
     """Reward per step once the task is solved, which `dense` credits a solved episode with up to
     its horizon; 0 if success pays a single bonus. None uses the reward of the last step."""

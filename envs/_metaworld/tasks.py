@@ -1,4 +1,4 @@
-"""The fifty Meta-World tasks: what the policy is told, how hard they are, when they are done.
+"""The fifty Meta-World tasks: their instructions, difficulty and success.
 
 Then variants of ten of them, and lists of tasks by name.
 """

@@ -1,7 +1,7 @@
 """Variants of tasks: the same skill on a thing of other colours, another shape, another place.
 
 A variant changes the simulated MuJoCo model before it is compiled, so images, contacts and physics
-agree. What the policy is told stays the same: only by looking can it know the difference.
+agree. The instruction stays the same: only the images show the difference.
 
 MuJoCo is imported when a model is made, so that listing tasks needs neither it nor a GL library.
 """

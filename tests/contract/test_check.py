@@ -253,7 +253,7 @@ def test_variants_and_splits_are_no_fault():
         ("VARIANTS", {"red-dim": "rad", "blue-dim": "blue"}, "VARIANTS names rad"),
         ("VARIANTS", {"dim": "red", "red-dim": "red", "blue-dim": "blue"}, "VARIANTS names dim"),
         ("VARIANTS", {"red-dim": "red", "blue-dim": "red-dim"}, "red-dim, a variant itself"),
-        ("VARIANTS", {"red-dim": "red", "blue-dim": "green"}, "tell it what green is told"),
+        ("VARIANTS", {"red-dim": "red", "blue-dim": "green"}, "give it the instruction of green"),
         ("SPLITS", {"dim": ("red-dim", "grey")}, "split 'dim' names grey"),
         ("SPLITS", {"dim": ()}, "at least one task"),
         ("SPLITS", {"dim": ("red", "green", "red")}, "each once"),

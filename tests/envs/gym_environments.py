@@ -57,7 +57,7 @@ class Painted(gymnasium.Env):
 
 
 class Rendered(Painted):
-    """Draws whatever it is told to."""
+    """Draws what its settings say."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 

@@ -66,7 +66,8 @@ def parse(command: type[T], options: list[str], program: str) -> T:
             settings = vars(module)[attribute]
             # What a command changes is for fresh weights: a model that was trained knows better.
             trained = name == "net" and named.model is not None
-            default = settings() if trained else _given_default(known[name], settings)
+            usual = default_of(known[name])
+            default = settings() if trained or usual is None else adopted(usual, settings)
             parts = Parts.of(settings, name)
             changes[name] = parts.specialised(default, parts.named(options, saved.get(name) or {}))
     if "reward" in known:
@@ -158,11 +159,3 @@ def _horizons(world: World, named: Sequence[str]) -> tuple[int, ...] | None:
     known = world.resolve().horizons
     wanted = replace(world, tasks=tuple(named)).task_ids()
     return tuple(known[task] for task in wanted) if known.keys() >= set(wanted) else None
-
-
-def _given_default(field: Field[Any], settings: type) -> Any:
-    """Default settings of a plug-in, with what the command changes about them where it applies."""
-    default = default_of(field)
-    if default is None:
-        return settings()
-    return adopted(default, settings)

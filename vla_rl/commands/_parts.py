@@ -98,9 +98,7 @@ class Parts:
         kind = known.get(word.partition(":")[0])
         if kind is None:
             raise ValueError(unknown(name, word, known))
-        changes = changed(usual) if usual is not None else {}
-        fields = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{k: v for k, v in changes.items() if k in fields} | {"name": word})
+        return _with_changes(kind(name=word), usual)
 
 
 def _shown(word: str, kind: type[Any]) -> str:
@@ -123,13 +121,17 @@ def adopted(default: Any, settings: type[Any]) -> Any:
         if not dataclasses.is_dataclass(value):
             made = dataclasses.replace(made, **{name: value})
         elif name in parts and (part := vars(made)[name]) is not None:
-            word = str(kind_of(value))
-            if word in parts[name]:
-                part = parts[name][word](name=vars(value)["name"])
-            known = {field.name for field in dataclasses.fields(part)} - {"name"}
-            new = {key: what for key, what in changed(value).items() if key in known}
-            made = dataclasses.replace(made, **{name: dataclasses.replace(part, **new)})
+            kind = parts[name].get(str(kind_of(value)))
+            part = kind(name=vars(value)["name"]) if kind else part
+            made = dataclasses.replace(made, **{name: _with_changes(part, value)})
     return made
+
+
+def _with_changes(part: Any, other: Any) -> Any:
+    """A part with what another one, if any, changes about fields that both have."""
+    known = {field.name for field in dataclasses.fields(part)} - {"name"}
+    changes = {} if other is None else changed(other)
+    return dataclasses.replace(part, **{k: v for k, v in changes.items() if k in known})
 
 
 def changed(settings: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vla_rl import algorithms, plugins
-from vla_rl.contract.finding import Broken, Finding, insist, plain_settings, run
+from vla_rl.contract.finding import Broken, Finding, each, insist, known, plain_settings, run
 from vla_rl.contract.practice import Practice, changed, paid, spoilt, weights
 from vla_rl.contract.seen import elsewhere
 from vla_rl.policy import GROUPS
@@ -65,18 +65,15 @@ class Subject:
             AssertionError: If it fails, with what was found and what to fix.
             ValueError: If there is no such check.
         """
-        if check not in CHECKS:
-            raise ValueError(plugins.unknown("check", check, CHECKS))
-        insist([(self.name, run(check, CHECKS[check], self))])
+        insist([(self.name, self._run(known(check, CHECKS)))])
+
+    def _run(self, check: str) -> Check:
+        return run(check, CHECKS[check], self)
 
 
 def examine(subject: Subject) -> Iterator[Check]:
-    """Run every check, and go on after a failure unless there is no algorithm to go on with."""
-    for name, check in CHECKS.items():
-        done = run(name, check, subject)
-        yield done
-        if name == "names" and not done.ok:
-            return
+    """Run every check, and continue after a failure unless there is no algorithm at all."""
+    return each(CHECKS, subject._run)
 
 
 def names(subject: Subject) -> Finding:

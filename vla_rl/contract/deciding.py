@@ -94,7 +94,7 @@ def rows(policy: PolicyBase) -> Finding:
         together = act(policy, seen, greedy)
         for row in range(ROWS):
             only = slice(row, row + 1)
-            others = (np.arange(ROWS) + 2) % ROWS  # which are told what those before were told
+            others = (np.arange(ROWS) + 2) % ROWS  # with the instructions of those before
             others[row] = row
             among = act(policy, seen[others], greedy)[only]
             alone = act(policy, seen[only], greedy)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from vla_rl.config import from_json, to_json
+from vla_rl.plugins import unknown
 from vla_rl.types import Check
 
 MADE = "__dataclass_params__"
@@ -46,6 +47,26 @@ def run(name: str, check: Callable[[T], Finding], on: T) -> Check:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"raised in line {last.lineno} of {Path(last.filename).name}, {last.name}()"
         return Check(name, False, f"{type(error).__name__}: {error}", where)
+
+
+def known(check: str, checks: Collection[str]) -> str:
+    """A name of a check.
+
+    Raises:
+        ValueError: If there is no such check.
+    """
+    if check not in checks:
+        raise ValueError(unknown("check", check, checks))
+    return check
+
+
+def each(checks: Iterable[str], run_one: Callable[[str], Check]) -> Iterator[Check]:
+    """Run every check, and continue after a failure unless the first one, ``names``, fails."""
+    for name in checks:
+        done = run_one(name)
+        yield done
+        if name == "names" and not done.ok:
+            return
 
 
 def insist(done: Iterable[tuple[str, Check]]) -> None:

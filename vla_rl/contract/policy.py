@@ -28,7 +28,7 @@ import torch
 
 from vla_rl import plugins
 from vla_rl.contract import deciding, keeping, scoring, training
-from vla_rl.contract.finding import Broken, Finding, insist, plain_settings, run
+from vla_rl.contract.finding import Broken, Finding, each, insist, known, plain_settings, run
 from vla_rl.policy import Policy, PolicyBase
 from vla_rl.stages.setup import new_policy
 from vla_rl.types import Check, Spaces
@@ -92,9 +92,7 @@ class Subject:
             AssertionError: If it fails, with what was found and what to fix.
             ValueError: If there is no such check.
         """
-        if check not in CHECKS:
-            raise ValueError(plugins.unknown("check", check, CHECKS))
-        insist([(self.name, self._run(check))])
+        insist([(self.name, self._run(known(check, CHECKS)))])
 
     def _run(self, check: str) -> Check:
         if check in PLUGIN_CHECKS:
@@ -103,12 +101,8 @@ class Subject:
 
 
 def examine(subject: Subject) -> Iterator[Check]:
-    """Run every check, and go on after a failure unless there is no policy to go on with."""
-    for name in CHECKS:
-        done = subject._run(name)
-        yield done
-        if name == "names" and not done.ok:
-            return
+    """Run every check, and continue after a failure unless there is no policy at all."""
+    return each(CHECKS, subject._run)
 
 
 # ------------------------------------------------------------------------- how a policy is made

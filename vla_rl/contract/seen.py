@@ -38,7 +38,7 @@ class Seen:
         Args:
             policy: Which remembers sentences.
             rows: B.
-            alike: All rows see and are told the same; only their keys differ.
+            alike: All rows have the same observation and instruction; only their keys differ.
         """
         drawn, spaces = np.random.default_rng(0), policy.spaces
         count, told = 1 if alike else rows, list(policy.text_memory)

@@ -15,7 +15,7 @@ from vla_rl import plugins
 from vla_rl.config import from_json, to_json
 from vla_rl.contract import environment, outcomes, repeats
 from vla_rl.contract.case import Case
-from vla_rl.contract.finding import PLAIN, Broken, Finding, insist, plain_settings, run
+from vla_rl.contract.finding import PLAIN, Broken, Finding, insist, known, plain_settings, run
 from vla_rl.types import Check, EpisodeSpec, Spaces, Task
 from vla_rl.world import World
 
@@ -90,9 +90,7 @@ class Subject(World):
             AssertionError: If it fails, with what was found and what to fix.
             ValueError: If there is no such check.
         """
-        if check not in CHECKS:
-            raise ValueError(plugins.unknown("check", check, CHECKS))
-        if check in SUITE_CHECKS:
+        if known(check, CHECKS) in SUITE_CHECKS:
             done = [(self.suite, run(check, SUITE_CHECKS[check], self))]
         else:
             done = [(c.task.id, run(check, TASK_CHECKS[check], c)) for c in self.cases()]
@@ -174,8 +172,8 @@ def _check_variants(variants: Mapping[str, str], every: Mapping[str, Task]) -> N
             )
         if every[name].instruction != every[base].instruction:
             raise Broken(
-                f"variant {name} is told {every[name].instruction!r}",
-                f"tell it what {base} is told, or leave it out of VARIANTS",
+                f"variant {name} has the instruction {every[name].instruction!r}",
+                f"give it the instruction of {base}, or leave it out of VARIANTS",
             )
 
 

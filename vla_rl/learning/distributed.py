@@ -61,9 +61,9 @@ class Ranks:
             whole[rank :: self.size] = part
         return whole
 
-    def exchange(self, items: Sequence[T], told: Callable[[T], T]) -> list[T]:
-        """As :meth:`gather`, but the items of the other ranks are what ``told`` makes of them."""
-        whole = self.gather([told(item) for item in items])
+    def exchange(self, items: Sequence[T], shorten: Callable[[T], T]) -> list[T]:
+        """As :meth:`gather`, but the items of the other ranks are shortened by ``shorten``."""
+        whole = self.gather([shorten(item) for item in items])
         whole[self.rank :: self.size] = items
         return whole
 

@@ -1,4 +1,4 @@
-"""Episodes that several processes learn from, of which each knows all numbers of its own only."""
+"""Episodes of several processes: only the one that played an episode has its images."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def from_afar(group: Group) -> Group:
 
 
 class SharedEpisodes:
-    """What all ranks have to conclude alike from groups that one of them played."""
+    """Decisions that all ranks have to make alike about groups that one of them played."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._learning: dict[int, bool] = {}
 
     def view(self, group: Group) -> Group:
         """A group as every rank can see it."""
         return group if self._ranks.size == 1 else from_afar(group)
 
     def score(self, reward: Reward, groups: Sequence[Group], end: EpisodeEnd) -> list[list[Floats]]:
-        """Rewards ``[T]`` of the groups that were played here; one that learns is shown all.
+        """Rewards ``[T]`` of the groups that were played here; one that learns gets all.
 
         Raises:
             ValueError: If a reward that had no state has some afterwards.
         """
-        if self._learns(reward):
+        # Alike on all ranks, as state is there from the start and follows from all groups.
+        if reward.state_dict():
             shown = groups if reward.needs_images else [from_afar(group) for group in groups]
             return self._ranks.share(reward.score(self._ranks.gather(shown), end))
         paid = reward.score(groups, end) if groups else []
@@ -43,7 +43,3 @@ class SharedEpisodes:
                 "start, so that all processes know that this reward learns"
             )
         return paid
-
-    def _learns(self, reward: Reward) -> bool:
-        """Whether a reward had state before its first episode, which all ranks know alike."""
-        return self._learning.setdefault(id(reward), bool(reward.state_dict()))
